@@ -1,0 +1,95 @@
+/* cluster.h - the topology file as a struct: what the user wrote, checked.
+ *
+ * YAML read through libcyaml on libyaml. Unknown keys, bad units, duplicate names, overlapping layers are SL_EINPUT with
+ * "file:line: key: what is wrong; what to do", with the nearest known key. What is left out keeps the value that means
+ * "not said" (0 or NULL or -1) and is measured or planned later. */
+#ifndef SL_TOPOLOGY_CLUSTER_H
+#define SL_TOPOLOGY_CLUSTER_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/arena.h"
+#include "base/err.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SL_DEVICES_MAX 64 /* stages in one pipeline */
+#define SL_NODES_MAX 64
+#define SL_CPUS_MAX 1024  /* logical CPUs of one device entry */
+
+enum sl_launch {
+    SL_LAUNCH_LOCAL,    /* child process of the coordinator */
+    SL_LAUNCH_THREAD,   /* in the coordinator's own process: the single-node fallback */
+    SL_LAUNCH_SSH,
+    SL_LAUNCH_EXTERNAL  /* joins by itself: sluice stage --join */
+};
+
+struct sl_device {
+    const char *name;       /* "alpha/0": node name and index in its list; unique */
+    int node;               /* index into nodes */
+    const int *cpus;        /* logical CPUs, n_cpus of them; NULL: all of the node */
+    int n_cpus;
+    const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels */
+    uint64_t memory_bytes;  /* limit for weights and KV, 0 = measured */
+    uint64_t reserve_bytes; /* kept free of it */
+    double bandwidth;       /* bytes per second, 0 = measured */
+    int layer_from, layer_to; /* pinned stage [from, to); -1, -1 when free */
+};
+
+struct sl_node {
+    const char *name, *host; /* host: name or address, default "127.0.0.1" */
+    enum sl_launch launch;
+    const char *ssh;         /* ssh: destination ("user@host"), default host */
+    int ssh_port;            /* 0 = ssh's default */
+    const char *ssh_options; /* extra words for ssh ("-i key -o ...") or NULL */
+    const char *program;     /* sluice on that host, default: this program's path (local), "sluice" (ssh) */
+    const char *model_path;  /* where that host keeps the model, default model.path */
+};
+
+struct sl_link_spec { /* links: between two nodes */
+    int node_a, node_b;
+    double bandwidth;    /* bytes per second, 0 = not said */
+    uint64_t latency_ns; /* 0 = not said */
+    const char *transport; /* "auto" (default), "ucx-shm", "ucx-tcp" */
+};
+
+struct sl_cluster {
+    struct sl_arena arena;   /* owns all strings and arrays */
+    const char *file;        /* as given, for messages; NULL when made in code */
+    const char *name;
+    const char *model_path;  /* as written, or resolved relative to the topology file */
+    int context;             /* longest sequence, tokens; 0 = the model's */
+    int sequences;           /* concurrent sequences, default 16 */
+    int queue;               /* requests that may wait, default 64 */
+    const char *kv_format;   /* "auto" "f32" "f16" "bf16" */
+    int micro_batches;       /* in flight, 0 = planned */
+    int chunk;               /* prefill tokens in a micro-batch, 0 = planned */
+    const char *http;        /* "host:port" or NULL */
+    const char *socket;      /* path or host:port, or NULL */
+    const char *api_keys;    /* file with one key a line, or NULL */
+    const char *control;     /* listen address for stages, default: loopback, or 0.0.0.0 when a node is elsewhere */
+    const char *join_key;    /* shared secret of external stages; NULL: made at random */
+    int n_nodes, n_devices, n_links;
+    struct sl_node *nodes;
+    struct sl_device *devices; /* in the order of the file: the order of the pipeline */
+    struct sl_link_spec *links;
+};
+
+int sl_cluster_read(const char *path, struct sl_cluster *out, struct sl_err *err);
+int sl_cluster_parse(const char *name, const char *text, size_t n, struct sl_cluster *out, struct sl_err *err);
+/* One node "local" with one device in this process on `cpus` (NULL: all): what `serve -m` runs. n_stages > 1 makes that
+ * many in-process stages sharing the CPUs (tests, benchmarks). */
+int sl_cluster_single(const char *model_path, const char *backend, const int *cpus, int n_cpus, int n_stages,
+                      struct sl_cluster *out, struct sl_err *err);
+void sl_cluster_close(struct sl_cluster *c);
+
+/* "0-3,8" to CPU numbers in `out` (at most max); returns the count or SL_EINPUT. */
+int sl_cpus_parse(const char *s, int *out, int max, struct sl_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,38 @@
+/* frame.h - one frame in memory: parsed header and a 64-byte aligned body, handed from owner to owner without copying. */
+#ifndef SL_TRANSPORT_FRAME_H
+#define SL_TRANSPORT_FRAME_H
+
+#include "proto/wire.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct sl_frame {
+    struct sl_frame_head head;
+    uint8_t *body;  /* sl_frame_body_bytes(&head) bytes, 64-byte aligned */
+    size_t cap;     /* bytes allocated for body */
+    struct sl_frame *next; /* for the owner's queue */
+    uint64_t recv_ns; /* when it arrived here (monotonic), 0 for frames made here */
+};
+
+/* A frame with room for `head` (desc_len, rows, cols, dtype are read). Freed frames are kept in a small per-process pool
+ * (thread safe), so the steady state allocates nothing. NULL when memory is out. */
+struct sl_frame *sl_frame_alloc(const struct sl_frame_head *head);
+void sl_frame_free(struct sl_frame *f); /* NULL is fine; any thread */
+void sl_frame_pool_trim(void);          /* frees the pooled frames (tests, exit) */
+
+static inline uint8_t *sl_frame_desc(const struct sl_frame *f)
+{
+    return f->body;
+}
+
+static inline void *sl_frame_payload(const struct sl_frame *f)
+{
+    return f->body + sl_frame_desc_padded(&f->head);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

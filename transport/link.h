@@ -1,0 +1,65 @@
+/* link.h - frames between processes: one receiving port per process and transport, one sending link per peer.
+ *
+ * Transports, best first: `local` (two ports in this process: the frame itself changes hands), `ucx-shm` (UCP active
+ * messages over shared memory, one host), `ucx-tcp` (UCP over TCP, with peer error reports). The coordinator picks per edge
+ * (sl_transport_choose) and carries addresses over the control connection.
+ *
+ * Everything runs on one libuv loop thread; callbacks come from that loop, never from inside the call that caused
+ * them. Idle ports sleep: UCX's wake-up fd is polled by libuv, nothing spins. Frames of one link arrive in order,
+ * once. What notices a death is the control connection; on_down is a hint that may come earlier (ucx-tcp) or never. */
+#ifndef SL_TRANSPORT_LINK_H
+#define SL_TRANSPORT_LINK_H
+
+#include "base/buf.h"
+#include "transport/frame.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct uv_loop_s;
+struct sl_port;
+struct sl_link;
+
+#define SL_LINK_QUEUE_MAX 256 /* frames waiting in one link; more is SL_EBUSY */
+#define SL_PORT_ADDRESS_MAX 4096 /* bytes */
+
+/* A frame for this process; the callee owns it. */
+typedef void (*sl_port_frame_fn)(void *arg, struct sl_frame *f);
+/* A peer misbehaved (bad header, over a limit); frames from it are dropped. */
+typedef void (*sl_port_error_fn)(void *arg, const struct sl_err *err);
+
+/* `transport` is "local", "ucx-shm" or "ucx-tcp". SLUICE_NET_DEVICE limits ucx-tcp to an interface. */
+int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn on_frame,
+                 sl_port_error_fn on_error, void *arg, struct sl_port **out, struct sl_err *err);
+/* Asynchronous: closes the port's links too; frames still queued are dropped; then calls done(arg). */
+void sl_port_close(struct sl_port *p, void (*done)(void *arg), void *arg);
+const char *sl_port_transport(const struct sl_port *p);
+int sl_port_address(const struct sl_port *p, struct sl_buf *out); /* opaque bytes for the peer's sl_link_open */
+
+/* The link failed (SL_ECLOSED, SL_EUNREACHABLE); queued frames are gone. Close it. */
+typedef void (*sl_link_down_fn)(void *arg, const struct sl_err *err);
+
+int sl_link_open(struct sl_port *p, const void *address, size_t n, sl_link_down_fn on_down, void *arg,
+                 struct sl_link **out, struct sl_err *err);
+/* Takes the frame in every case. 0, SL_EBUSY (queue full), SL_ECLOSED. Sets head.sent_ns. */
+int sl_link_send(struct sl_link *l, struct sl_frame *f);
+void sl_link_close(struct sl_link *l); /* immediate for the caller: no callback comes afterwards */
+
+struct sl_link_stats {
+    uint64_t frames, bytes; /* handed over completely */
+    uint64_t busy_ns;       /* time with at least one frame under way */
+    uint32_t queued;        /* frames not yet handed over */
+};
+void sl_link_get_stats(const struct sl_link *l, struct sl_link_stats *out);
+
+/* The best transport both ends offer: names are space-separated lists, `same_process`/`same_host` what is known of the
+ * two. NULL when there is none. Ordered table: first that can connect. */
+const char *sl_transport_choose(const char *a, const char *b, int same_process, int same_host);
+/* All transports of this build, "local ucx-shm ucx-tcp". */
+const char *sl_transport_list(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
