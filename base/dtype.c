@@ -16,16 +16,27 @@ static const struct row {
 };
 _Static_assert(SL_ARRAY_LEN(rows) == SL_DTYPE_COUNT, "one row per dtype");
 
-/* ggml ids that exist in files but have no row above; used to say what a file holds. */
-static const struct {
-    uint32_t id;
-    const char *name;
-} known[] = {
-    {9, "Q8_1"},     {10, "Q2_K"},    {11, "Q3_K"},   {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-    {18, "IQ3_XXS"}, {19, "IQ1_S"},   {20, "IQ4_NL"}, {21, "IQ3_S"},  {22, "IQ2_S"},   {23, "IQ4_XS"},
-    {24, "I8"},      {25, "I16"},     {26, "I32"},    {27, "I64"},    {28, "F64"},     {29, "IQ1_M"},
-    {34, "TQ1_0"},   {35, "TQ2_0"},   {39, "MXFP4"},  {40, "NVFP4"},
+/* ggml ids that exist in files but have no row above; used to say what a file holds and to check
+ * its layout. */
+static const struct row known[] = {
+    {"Q8_1", 32, 36, 9},      {"Q2_K", 256, 84, 10},    {"Q3_K", 256, 110, 11},
+    {"Q8_K", 256, 292, 15},   {"IQ2_XXS", 256, 66, 16}, {"IQ2_XS", 256, 74, 17},
+    {"IQ3_XXS", 256, 98, 18}, {"IQ1_S", 256, 50, 19},   {"IQ4_NL", 32, 18, 20},
+    {"IQ3_S", 256, 110, 21},  {"IQ2_S", 256, 82, 22},   {"IQ4_XS", 256, 136, 23},
+    {"I8", 1, 1, 24},         {"I16", 1, 2, 25},        {"I32", 1, 4, 26},
+    {"I64", 1, 8, 27},        {"F64", 1, 8, 28},        {"IQ1_M", 256, 56, 29},
+    {"TQ1_0", 256, 54, 34},   {"TQ2_0", 256, 66, 35},   {"MXFP4", 32, 17, 39},
+    {"NVFP4", 64, 36, 40},
 };
+
+static const struct row *ggml_row(uint32_t id)
+{
+    for (size_t i = 0; i < SL_ARRAY_LEN(rows); i++)
+        if (rows[i].ggml == id) return &rows[i];
+    for (size_t i = 0; i < SL_ARRAY_LEN(known); i++)
+        if (known[i].ggml == id) return &known[i];
+    return NULL;
+}
 
 static const struct row *row(enum sl_dtype t)
 {
@@ -64,11 +75,17 @@ int sl_dtype_from_name(const char *name)
 
 const char *sl_dtype_ggml_name(uint32_t ggml_type)
 {
-    int t = sl_dtype_from_ggml(ggml_type);
-    if (t >= 0) return rows[t].name;
-    for (size_t i = 0; i < SL_ARRAY_LEN(known); i++)
-        if (known[i].id == ggml_type) return known[i].name;
-    return NULL;
+    const struct row *r = ggml_row(ggml_type);
+    return r ? r->name : NULL;
+}
+
+int sl_dtype_ggml_size(uint32_t ggml_type, int *block, int *bytes)
+{
+    const struct row *r = ggml_row(ggml_type);
+    if (!r) return -1;
+    *block = r->block;
+    *bytes = r->bytes;
+    return 0;
 }
 
 uint64_t sl_dtype_row_bytes(enum sl_dtype t, uint64_t n)

@@ -41,6 +41,9 @@ int sl_dtype_from_name(const char *name);     /* case-insensitive; -1 when unkno
 /* The ggml name of a type id that we know but cannot run ("IQ2_XXS"), NULL for ids that do not exist. For errors. */
 const char *sl_dtype_ggml_name(uint32_t ggml_type);
 
+/* Elements and bytes per block of any ggml type that sl_dtype_ggml_name knows. 0, or -1 for other ids. */
+int sl_dtype_ggml_size(uint32_t ggml_type, int *block, int *bytes);
+
 /* Bytes of `n` consecutive elements; n must be a multiple of the block. */
 uint64_t sl_dtype_row_bytes(enum sl_dtype t, uint64_t n);
 

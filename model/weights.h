@@ -18,6 +18,15 @@
 extern "C" {
 #endif
 
+/* Limits on what a header may ask of us; a larger one is SL_EINPUT. */
+#define SL_GGUF_HEADER_MAX (256u << 20) /* bytes of one part before its tensor data (vocabularies take 20 MiB) */
+#define SL_GGUF_KEYS_MAX (1u << 16)     /* metadata entries of one part */
+#define SL_GGUF_KEY_LEN_MAX 255         /* bytes of a metadata key */
+#define SL_GGUF_TENSORS_MAX (1u << 20)  /* tensors of one part */
+#define SL_GGUF_ALIGN_MAX (2u << 20)    /* bytes: general.alignment, a power of two */
+#define SL_GGUF_ALIGN_DEFAULT 32        /* bytes */
+#define SL_GGUF_PARTS_MAX 512           /* files of a split model */
+
 #define SL_TENSOR_DIMS_MAX 4
 #define SL_TENSOR_NAME_MAX 128 /* bytes with NUL; GGUF allows 64 */
 
