@@ -1,0 +1,164 @@
+/* matmul.c - products of activations with packed weights: the rows there are, formats, and the work
+ * of one call.
+ *
+ * A call takes up to four matrices with one input (q, k, v; gate, up), so a thread pool is woken
+ * once for all of them. Units of work are (chunk of activation rows, tile of 16 output rows); each
+ * thread has one contiguous run of them, always the same for the same shapes. The kernels proper
+ * know only one tile and one chunk (matmul.h). */
+#include "kernels/cpu/matmul.h"
+
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/sl_assert.h"
+
+#define MAX_PRODUCTS 4
+/* Below this many values the caller quantizes alone: waking the others costs more than it saves. */
+#define QUANTIZE_ALONE 4096
+
+const struct sl_mm_format *sl_mm_format(enum sl_dtype type)
+{
+    static const struct sl_mm_format formats[SL_DTYPE_COUNT] = {
+#define X(type, codes, scales, shift) [type] = {codes, scales, shift},
+        SL_MM_FORMATS(X)
+#undef X
+#define X(type, codes) [type] = {codes, SL_MM_NONE, SL_MM_NO_OFFSET},
+            SL_MM_FLOAT_FORMATS(X)
+#undef X
+    };
+    SL_ASSERT((int)type >= 0 && type < SL_DTYPE_COUNT);
+    return &formats[type];
+}
+
+const struct sl_matmul_ops *const *sl_matmul_rows(int *n)
+{
+    static const struct sl_matmul_ops *const rows[] = {
+        &sl_matmul_portable,
+#if defined(SL_KERNELS_X86)
+        &sl_matmul_avx512,
+#endif
+    };
+    *n = (int)SL_ARRAY_LEN(rows);
+    return rows;
+}
+
+/* ---- one call
+ * -------------------------------------------------------------------------------------------------
+ */
+
+struct call {
+    const struct sl_mm_kernels *k;
+    struct sl_pool *pool;
+    const struct sl_product *p;
+    int n_products;
+    struct sl_mm_act act;
+    struct sl_mm_tiles tiles[MAX_PRODUCTS];
+    int64_t n_tiles; /* of all products */
+    int quantize;    /* the threads quantize the input first */
+};
+
+static int is_float(const struct sl_product *p)
+{
+    return sl_mm_format(p->w->type)->scales == SL_MM_NONE;
+}
+
+/* Cuts the scratch into the arrays of act. */
+static void lay_out(struct sl_mm_act *act, struct sl_scratch *scratch)
+{
+    size_t items = (size_t)act->n * (size_t)(act->cols / SL_MM_GROUP);
+    size_t words = (items * 4 + 63) & ~(size_t)63;
+    uint8_t *at = sl_scratch_get(scratch, items * SL_MM_Q_BYTES + 5 * words);
+    SL_ASSERT(at != NULL);
+    act->q = (int8_t *)at;
+    at += items * SL_MM_Q_BYTES;
+    act->scale = (float *)at;
+    act->sum = (float *)(at + words);
+    act->neg = (int32_t *)(at + 2 * words);
+    act->neg16 = (int32_t *)(at + 3 * words);
+}
+
+/* Items [from, to) of all (row, group) pairs. */
+static void quantize(const struct call *c, int64_t from, int64_t to)
+{
+    int64_t groups = c->act.cols / SL_MM_GROUP;
+    while (from < to) {
+        int64_t row = from / groups, first = from % groups;
+        int64_t end = SL_MIN(groups, first + to - from);
+        c->k->quantize(&c->act, (int)row, first, end);
+        from += end - first;
+    }
+}
+
+/* Writes the sums of one tile, acc[rows][16], to the outputs. */
+static void finish(const struct sl_product *p, int64_t tile, int row, int rows,
+                   const float *restrict acc)
+{
+    int64_t n_out = p->w->rows, first = tile * SL_MM_LANES;
+    int lanes = (int)SL_MIN((int64_t)SL_MM_LANES, n_out - first);
+    float bias[SL_MM_LANES] = {0};
+    if (p->bias) memcpy(bias, p->bias + first, (size_t)lanes * sizeof *bias);
+    for (int r = 0; r < rows; r++, acc += SL_MM_LANES) {
+        float *restrict out = p->out + (row + r) * n_out + first;
+        float sum[SL_MM_LANES];
+        for (int i = 0; i < SL_MM_LANES; i++) sum[i] = acc[i] + bias[i];
+        if (lanes < SL_MM_LANES)
+            for (int i = 0; i < lanes; i++)
+                out[i] = p->flags & SL_MATMUL_ADD ? out[i] + sum[i] : sum[i];
+        else if (p->flags & SL_MATMUL_ADD)
+            for (int i = 0; i < SL_MM_LANES; i++) out[i] += sum[i];
+        else
+            memcpy(out, sum, sizeof sum);
+    }
+}
+
+/* Units [from, to) of all (chunk, tile) pairs, tiles running fastest. */
+static void multiply(const struct call *c, int64_t from, int64_t to)
+{
+    _Alignas(64) float acc[SL_MM_CHUNK * SL_MM_LANES];
+    for (int64_t u = from; u < to; u++) {
+        int row = (int)(u / c->n_tiles) * SL_MM_CHUNK, rows = SL_MIN(SL_MM_CHUNK, c->act.n - row);
+        int64_t tile = u % c->n_tiles;
+        int i = 0;
+        while (tile >= c->tiles[i].n) tile -= c->tiles[i++].n;
+        const struct sl_mm_tiles *t = &c->tiles[i];
+        const uint8_t *codes = t->data + (size_t)tile * t->bytes;
+        c->k->tile[c->p[i].w->type](codes, codes + t->scales_at, &c->act, row, rows, acc);
+        finish(&c->p[i], tile, row, rows, acc);
+    }
+}
+
+static void work(void *arg, int thread, int n_threads)
+{
+    const struct call *c = arg;
+    int64_t from, to;
+    if (c->quantize) {
+        sl_pool_share(c->act.n * (c->act.cols / SL_MM_GROUP), 8, thread, n_threads, &from, &to);
+        quantize(c, from, to);
+        sl_pool_barrier(c->pool, thread);
+    }
+    int64_t chunks = (c->act.n + SL_MM_CHUNK - 1) / SL_MM_CHUNK;
+    sl_pool_share(chunks * c->n_tiles, 1, thread, n_threads, &from, &to);
+    multiply(c, from, to);
+}
+
+void sl_mm_run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
+               const float *x, int n, const struct sl_product *p, int n_products)
+{
+    SL_ASSERT(n >= 0 && n_products >= 0 && n_products <= MAX_PRODUCTS);
+    if (n == 0 || n_products == 0) return;
+    struct call c = {.k = k, .pool = pool, .p = p, .n_products = n_products};
+    c.act = (struct sl_mm_act){.x = x, .cols = p[0].w->cols, .n = n};
+    int floats = 0;
+    for (int i = 0; i < n_products; i++) {
+        SL_ASSERT(p[i].w->packed && p[i].w->cols == c.act.cols);
+        sl_mm_tiles(p[i].w, &c.tiles[i]);
+        c.n_tiles += c.tiles[i].n;
+        floats += is_float(&p[i]);
+    }
+    if (floats < n_products) {
+        lay_out(&c.act, scratch);
+        c.quantize = n * c.act.cols > QUANTIZE_ALONE && sl_pool_size(pool) > 1;
+        if (!c.quantize) quantize(&c, 0, n * (c.act.cols / SL_MM_GROUP));
+    }
+    sl_pool_run(pool, work, &c);
+}

@@ -1,0 +1,163 @@
+/* matmul.h - private to kernels/cpu: the packed weights, the packed activations and the seam to
+ * each CPU row.
+ *
+ * Weights. A tile is 16 output rows ("lanes"); all CPU rows read the same tiles. Quants keep the
+ * file's values and are only permuted; scales and minima keep their precision. A tile is its codes,
+ * group after group, then its scales: codes of a group (32 k), as 64-byte words of 16 lanes x 4
+ * bytes; quad j is k = 4j..4j+3: C4: 4 words, word j: low nibbles quad j, high nibbles quad j+4 C5:
+ * C4, then one word whose byte b of a lane holds in bit j the fifth bit of k = 4j+b C6: C4, then
+ * two words whose byte b of a lane holds in bits 2i, 2i+1 the high bits of k = 4(4h+i)+b (word h)
+ *     C8: 8 words, word j: quad j, as unsigned value + 128
+ *     float formats: no groups; for each k the 16 lanes in the file's own element type
+ *   scales:
+ *     D:   per group half d[16]                        DM: per group half d[16], half m[16]
+ *     K:   per 256 k half d[16], half dmin[16], then per group of the tile u8 scale[16], u8 min[16]
+ *     K16: per 256 k half d[16], then per group of the tile int8 scale of k<16 [16], of k>=16 [16]
+ * A format of the future (IQ4_NL, MXFP4, NVFP4) is a row of the format table: codes C4 through a
+ * 16-byte table of unsigned values, an offset, and a kind of scale.
+ *
+ * Activations. Eight bits would cost 0.4 % perplexity, so a group of 32 is held as 16-bit integers
+ * v = 256*hi + lo with one fp32 scale, in two planes of signed bytes: both meet the unsigned codes
+ * in exact int32 dot products. What a group adds to an output is a*s * float(sum code*v -
+ * offset*sum v)  +  b * float(s * sum v)        (a, b: the weights' scale and minimum) in this
+ * order of fp32 operations, whatever the number of rows: that makes results independent of the
+ * batch. */
+#ifndef SL_KERNELS_CPU_MATMUL_H
+#define SL_KERNELS_CPU_MATMUL_H
+
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+enum {
+    SL_MM_LANES = 16,       /* output rows of a tile */
+    SL_MM_GROUP = 32,       /* k that share an activation scale */
+    SL_MM_SUPER = 8,        /* groups that share d and dmin in the K formats */
+    SL_MM_Q_BYTES = 64,     /* bytes of a packed activation group: 32 hi, 32 lo */
+    SL_MM_CHUNK = 64,       /* activation rows that a tile meets at once: their sums stay in L1 */
+    SL_MM_V_MAX = 127 * 256 /* largest |v|: hi stays a signed byte after rounding lo */
+};
+
+enum sl_mm_codes { SL_MM_F32, SL_MM_F16, SL_MM_BF16, SL_MM_C4, SL_MM_C5, SL_MM_C6, SL_MM_C8 };
+enum sl_mm_scales { SL_MM_NONE, SL_MM_D, SL_MM_DM, SL_MM_K, SL_MM_K16 };
+
+/* Codes are the value plus 1 << offset_shift; without an offset it is SL_MM_NO_OFFSET. */
+enum { SL_MM_NO_OFFSET = -1 };
+
+/* The format table, one line per dtype, for the tables of kernels: X(dtype, codes, scales,
+ * offset_shift) */
+#define SL_MM_FORMATS(X)                                                                           \
+    X(SL_Q4_0, SL_MM_C4, SL_MM_D, 3)                                                               \
+    X(SL_Q4_1, SL_MM_C4, SL_MM_DM, SL_MM_NO_OFFSET)                                                \
+    X(SL_Q5_0, SL_MM_C5, SL_MM_D, 4)                                                               \
+    X(SL_Q5_1, SL_MM_C5, SL_MM_DM, SL_MM_NO_OFFSET)                                                \
+    X(SL_Q8_0, SL_MM_C8, SL_MM_D, 7)                                                               \
+    X(SL_Q4_K, SL_MM_C4, SL_MM_K, SL_MM_NO_OFFSET)                                                 \
+    X(SL_Q5_K, SL_MM_C5, SL_MM_K, SL_MM_NO_OFFSET)                                                 \
+    X(SL_Q6_K, SL_MM_C6, SL_MM_K16, 5)
+
+#define SL_MM_FLOAT_FORMATS(X)                                                                     \
+    X(SL_F32, SL_MM_F32)                                                                           \
+    X(SL_F16, SL_MM_F16)                                                                           \
+    X(SL_BF16, SL_MM_BF16)
+
+struct sl_mm_format {
+    enum sl_mm_codes codes;
+    enum sl_mm_scales scales;
+    int offset_shift;
+};
+const struct sl_mm_format *sl_mm_format(enum sl_dtype type);
+
+/* Bytes of codes of one group; for a float format bytes of one element. */
+static inline int sl_mm_code_bytes(enum sl_mm_codes c)
+{
+    switch (c) {
+    case SL_MM_F32:
+        return 4;
+    case SL_MM_F16:
+    case SL_MM_BF16:
+        return 2;
+    case SL_MM_C4:
+        return 256;
+    case SL_MM_C5:
+        return 320;
+    case SL_MM_C6:
+        return 384;
+    case SL_MM_C8:
+        break;
+    }
+    return 512;
+}
+
+/* A matrix as tiles. */
+struct sl_mm_tiles {
+    const uint8_t *data;
+    int64_t cols, n;  /* n tiles */
+    size_t bytes;     /* of a tile, a multiple of 64 */
+    size_t scales_at; /* where a tile's scales begin */
+};
+void sl_mm_tiles(const struct sl_weight *w, struct sl_mm_tiles *t);
+
+/* Packs; see sl_matmul_ops.load and unload. kernels/cpu/matmul_pack.c */
+int sl_mm_load(enum sl_dtype type, int64_t rows, int64_t cols, const void *data,
+               struct sl_weight *w, struct sl_err *err);
+void sl_mm_unload(struct sl_weight *w);
+
+/* Activations of n rows. Arrays are [group][row], so that the rows of a group lie side by side. */
+struct sl_mm_act {
+    const float *x; /* [n][cols] as given, for the float formats */
+    int64_t cols;
+    int n;
+    int8_t *q;      /* [group][row][64]: 32 hi, 32 lo */
+    float *scale;   /* s */
+    float *sum;     /* s * sum v */
+    int32_t *neg;   /* -sum v */
+    int32_t *neg16; /* [group][row][2]: -sum v of k < 16 and of k >= 16 */
+};
+
+/* The scale and its inverse for a group whose largest magnitude has these bits. Infinity and NaN go
+ * into the scale and so into every output they touch. Magnitudes below 1e-30 count as zero: their
+ * inverse would overflow. inv 0 says that all v are 0. */
+static inline void sl_mm_scale(uint32_t top_bits, float *s, float *inv)
+{
+    float top;
+    memcpy(&top, &top_bits, sizeof top);
+    int tiny = top < 1e-30f;
+    *s = tiny ? 0 : top / SL_MM_V_MAX;
+    *inv = tiny || top_bits >= 0x7f800000 ? 0 : SL_MM_V_MAX / top;
+}
+
+/* Item `at` of the arrays besides q: the scale and the sums of v over k < 16 and k >= 16. */
+static inline void sl_mm_act_store(const struct sl_mm_act *a, int64_t at, float s, int32_t sum0,
+                                   int32_t sum1)
+{
+    a->scale[at] = s;
+    a->sum[at] = s * (float)(sum0 + sum1);
+    a->neg[at] = -(sum0 + sum1);
+    a->neg16[2 * at] = -sum0;
+    a->neg16[2 * at + 1] = -sum1;
+}
+
+/* Adds up one tile (codes, scales) for rows [row, row+rows) of a: acc[rows][16] is overwritten.
+ * rows <= SL_MM_CHUNK. */
+typedef void (*sl_mm_tile_fn)(const uint8_t *codes, const uint8_t *scales,
+                              const struct sl_mm_act *a, int row, int rows, float *acc);
+
+/* One CPU row. */
+struct sl_mm_kernels {
+    /* Fills groups [from, to) of activation row `row`. All CPU rows give the same bits. */
+    void (*quantize)(const struct sl_mm_act *a, int row, int64_t from, int64_t to);
+    sl_mm_tile_fn tile[SL_DTYPE_COUNT];
+};
+
+/* The driver of every row: prepares the input, shares tiles among the threads, adds bias and old
+ * output. */
+void sl_mm_run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
+               const float *x, int n, const struct sl_product *p, int n_products);
+
+extern const struct sl_matmul_ops sl_matmul_portable;
+#if defined(SL_KERNELS_X86)
+extern const struct sl_matmul_ops sl_matmul_avx2, sl_matmul_avx512, sl_matmul_amx;
+#endif
+
+#endif

@@ -1,0 +1,78 @@
+/* matmul_float_avx512.c - AVX-512: tiles of F32, F16 and BF16 weights against float activations.
+ *
+ * Sums go to four accumulators by k mod 4, added at the end as (0+1)+(2+3): enough chains to hide
+ * the latency of FMA, and the same order for one row as for four at a time. */
+#include <immintrin.h>
+
+#include "kernels/cpu/x86/matmul_avx512.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { CHAINS = 4, ROWS = 4 };
+
+/* The 16 lanes of one k. */
+INLINE __m512 lanes(enum sl_mm_codes kind, const uint8_t *p)
+{
+    switch (kind) {
+    case SL_MM_F32:
+        return _mm512_load_ps(p);
+    case SL_MM_F16:
+        return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+    default:
+        break;
+    }
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+INLINE void rows_of(enum sl_mm_codes kind, int rows, const uint8_t *p, const float *x, int64_t cols,
+                    float *acc)
+{
+    int bytes = SL_MM_LANES * sl_mm_code_bytes(kind);
+    __m512 sum[ROWS][CHAINS];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS; i++) sum[r][i] = _mm512_setzero_ps();
+    int64_t k = 0;
+    for (; k + CHAINS <= cols; k += CHAINS, p += CHAINS * bytes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS; i++) {
+            __m512 w = lanes(kind, p + i * bytes);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++)
+                sum[r][i] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[r * cols + k + i]), sum[r][i]);
+        }
+    }
+    for (; k < cols; k++, p += bytes)
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS - 1; i++) /* constant index: the sums stay in registers */
+            if (i == (int)(k % CHAINS))
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++)
+                    sum[r][i] =
+                        _mm512_fmadd_ps(lanes(kind, p), _mm512_set1_ps(x[r * cols + k]), sum[r][i]);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+        _mm512_store_ps(acc + r * SL_MM_LANES, _mm512_add_ps(_mm512_add_ps(sum[r][0], sum[r][1]),
+                                                             _mm512_add_ps(sum[r][2], sum[r][3])));
+}
+
+INLINE void tile(enum sl_mm_codes kind, const uint8_t *p, const struct sl_mm_act *a, int row,
+                 int rows, float *acc)
+{
+    const float *x = a->x + row * a->cols;
+    for (; rows >= ROWS; rows -= ROWS, x += ROWS * a->cols, acc += ROWS * SL_MM_LANES)
+        rows_of(kind, ROWS, p, x, a->cols, acc);
+    for (; rows > 0; rows--, x += a->cols, acc += SL_MM_LANES) rows_of(kind, 1, p, x, a->cols, acc);
+}
+
+#define X(type, codes)                                                                             \
+    void sl_mm_tile_avx512_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,   \
+                                  int row, int rows, float *acc)                                   \
+    {                                                                                              \
+        (void)s;                                                                                   \
+        tile(codes, c, a, row, rows, acc);                                                         \
+    }
+SL_MM_FLOAT_FORMATS(X)
+#undef X

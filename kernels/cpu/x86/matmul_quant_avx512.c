@@ -1,0 +1,241 @@
+/* matmul_quant_avx512.c - AVX-512 VNNI: quantizes activations and multiplies tiles of the quantized
+ * formats.
+ *
+ * A 64-byte word of codes is 16 output rows x 4 k, so vpdpbusd against a broadcast of 4 activations
+ * adds 4 k to 16 outputs and no sum ever crosses lanes. One kernel, instantiated per format with
+ * constant arguments; one row keeps its sums in a register, several rows share the unpacked codes
+ * and keep their sums in L1. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/cpu/x86/matmul_avx512.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* ---- activations
+ * ---------------------------------------------------------------------------------------------- */
+
+void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int64_t to)
+{
+    const float *x = a->x + row * a->cols + from * SL_MM_GROUP;
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    for (int64_t g = from; g < to; g++, x += SL_MM_GROUP) {
+        int64_t at = g * a->n + row;
+        __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+        /* As integers, magnitudes order like the floats, with NaN above infinity: neither gets
+         * lost. */
+        __m512i top = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(x0), magnitude),
+                                       _mm512_and_si512(_mm512_castps_si512(x1), magnitude));
+        float s, inv;
+        sl_mm_scale((uint32_t)_mm512_reduce_max_epu32(top), &s, &inv);
+        __m512 k = _mm512_set1_ps(inv);
+        __mmask16 keep = inv != 0 ? 0xffff : 0;
+        __m512i v0 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(x0, k));
+        __m512i v1 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(x1, k));
+        const __m512i half = _mm512_set1_epi32(128);
+        int8_t *q = a->q + at * SL_MM_Q_BYTES;
+        __m128i h0 = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(v0, half), 8));
+        __m128i h1 = _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(v1, half), 8));
+        _mm_store_si128((__m128i *)q, h0);
+        _mm_store_si128((__m128i *)(q + 16), h1);
+        _mm_store_si128((__m128i *)(q + 32), _mm512_cvtepi32_epi8(v0)); /* keeps the low byte */
+        _mm_store_si128((__m128i *)(q + 48), _mm512_cvtepi32_epi8(v1));
+        int32_t sum0 = _mm512_reduce_add_epi32(v0), sum1 = _mm512_reduce_add_epi32(v1);
+        sl_mm_act_store(a, at, s, sum0, sum1);
+    }
+}
+
+/* ---- codes and scales of a group
+ * ------------------------------------------------------------------------------ */
+
+/* The 8 quads of a group as unsigned bytes. */
+INLINE void unpack(enum sl_mm_codes kind, const uint8_t *p, __m512i w[8])
+{
+    if (kind == SL_MM_C8) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) w[j] = _mm512_load_si512(p + 64 * j);
+        return;
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        __m512i b = _mm512_load_si512(p + 64 * j);
+        w[j] = _mm512_and_si512(b, low);
+        w[j + 4] = _mm512_and_si512(_mm512_srli_epi32(b, 4), low);
+    }
+    enum { OR_AND = 0xea }; /* ternary logic: a & b | c */
+    if (kind == SL_MM_C5) {
+        const __m512i bit = _mm512_set1_epi8(16);
+        __m512i h = _mm512_load_si512(p + 256);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            w[j] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, (unsigned)(4 - j)), bit, w[j],
+                                             OR_AND);
+#pragma GCC unroll 4
+        for (int j = 4; j < 8; j++)
+            w[j] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(h, (unsigned)(j - 4)), bit, w[j],
+                                             OR_AND);
+    }
+    if (kind == SL_MM_C6) {
+        const __m512i bits = _mm512_set1_epi8(0x30);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            __m512i h = _mm512_load_si512(p + 256 + 64 * i), *v = w + 4 * i;
+            v[0] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, 4), bits, v[0], OR_AND);
+            v[1] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, 2), bits, v[1], OR_AND);
+            v[2] = _mm512_ternarylogic_epi32(h, bits, v[2], OR_AND);
+            v[3] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(h, 2), bits, v[3], OR_AND);
+        }
+    }
+}
+
+/* scale*code + min of a group; K16 has two scales. */
+struct factors {
+    __m512 scale[2], min;
+};
+
+INLINE __m512 halves(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+}
+
+INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64_t g,
+                                 int64_t groups)
+{
+    struct factors f;
+    const uint8_t *super = p + g / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32);
+    const uint8_t *sub = p + groups / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32) + g * 32;
+    __m128i s0, s1;
+    switch (kind) {
+    case SL_MM_D:
+        f.scale[0] = halves(p + g * 32);
+        break;
+    case SL_MM_DM:
+        f.scale[0] = halves(p + g * 64);
+        f.min = halves(p + g * 64 + 32);
+        break;
+    case SL_MM_K: /* products of a half and a byte are exact in fp32 */
+        s0 = _mm_load_si128((const __m128i *)sub);
+        s1 = _mm_load_si128((const __m128i *)(sub + 16));
+        f.scale[0] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s0)));
+        f.min = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), halves(super + 32)),
+                              _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s1)));
+        break;
+    case SL_MM_K16:
+        s0 = _mm_load_si128((const __m128i *)sub);
+        s1 = _mm_load_si128((const __m128i *)(sub + 16));
+        f.scale[0] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s0)));
+        f.scale[1] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s1)));
+        break;
+    case SL_MM_NONE:
+        break;
+    }
+    return f;
+}
+
+/* ---- products
+ * -------------------------------------------------------------------------------------------------
+ */
+
+INLINE __m512i quad(const int8_t *q)
+{
+    int32_t v;
+    memcpy(&v, q, sizeof v);
+    return _mm512_set1_epi32(v);
+}
+
+/* Quads [from, to) of both planes: 256*hi + lo, plus what the offset of the codes takes away. */
+INLINE __m512 dot(const __m512i w[8], int from, int to, const int8_t *q, const int32_t *neg,
+                  int shift)
+{
+    __m512i hi = _mm512_setzero_si512(), lo = _mm512_setzero_si512();
+    if (shift != SL_MM_NO_OFFSET) lo = _mm512_slli_epi32(_mm512_set1_epi32(*neg), (unsigned)shift);
+#pragma GCC unroll 8
+    for (int j = from; j < to; j++) {
+        hi = _mm512_dpbusd_epi32(hi, w[j], quad(q + 4 * j));
+        lo = _mm512_dpbusd_epi32(lo, w[j], quad(q + 32 + 4 * j));
+    }
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo));
+}
+
+/* acc + one group for one activation row; at = g*n + row. */
+INLINE __m512 step(enum sl_mm_scales kind, int shift, const __m512i w[8], const struct factors *f,
+                   const struct sl_mm_act *a, int64_t at, __m512 acc)
+{
+    const int8_t *q = a->q + at * SL_MM_Q_BYTES;
+    __m512 s = _mm512_set1_ps(a->scale[at]);
+    if (kind == SL_MM_K16) {
+        const int32_t *neg = a->neg16 + 2 * at;
+        acc = _mm512_fmadd_ps(_mm512_mul_ps(f->scale[0], s), dot(w, 0, 4, q, neg, shift), acc);
+        return _mm512_fmadd_ps(_mm512_mul_ps(f->scale[1], s), dot(w, 4, 8, q, neg + 1, shift), acc);
+    }
+    acc = _mm512_fmadd_ps(_mm512_mul_ps(f->scale[0], s), dot(w, 0, 8, q, a->neg + at, shift), acc);
+    if (kind == SL_MM_DM || kind == SL_MM_K)
+        acc = _mm512_fmadd_ps(f->min, _mm512_set1_ps(a->sum[at]), acc);
+    return acc;
+}
+
+INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, const uint8_t *c,
+                 const uint8_t *s, const struct sl_mm_act *a, int row, int rows, float *acc)
+{
+    int64_t groups = a->cols / SL_MM_GROUP;
+    int bytes = sl_mm_code_bytes(codes);
+    __m512i w[8];
+    if (rows == 1) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t g = 0; g < groups; g++, c += bytes) {
+            unpack(codes, c, w);
+            struct factors f = factors_of(scales, s, g, groups);
+            sum = step(scales, shift, w, &f, a, g * a->n + row, sum);
+        }
+        _mm512_store_ps(acc, sum);
+        return;
+    }
+    memset(acc, 0, (size_t)rows * SL_MM_LANES * sizeof *acc);
+    for (int64_t g = 0; g < groups; g++, c += bytes) {
+        unpack(codes, c, w);
+        struct factors f = factors_of(scales, s, g, groups);
+        for (int r = 0; r < rows; r++) {
+            float *at = acc + r * SL_MM_LANES;
+            _mm512_store_ps(at,
+                            step(scales, shift, w, &f, a, g * a->n + row + r, _mm512_load_ps(at)));
+        }
+    }
+}
+
+#define X(type, codes, scales, shift)                                                              \
+    void sl_mm_tile_avx512_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,   \
+                                  int row, int rows, float *acc)                                   \
+    {                                                                                              \
+        tile(codes, scales, shift, c, s, a, row, rows, acc);                                       \
+    }
+SL_MM_FORMATS(X)
+#undef X
+
+/* ---- the row
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static const struct sl_mm_kernels kernels = {
+    .quantize = sl_mm_quantize_avx512,
+    .tile =
+        {
+#define X(type, ...) [type] = sl_mm_tile_avx512_##type,
+            SL_MM_FORMATS(X) SL_MM_FLOAT_FORMATS(X)
+#undef X
+        },
+};
+
+static void run(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,
+                const struct sl_product *p, int n_products)
+{
+    sl_mm_run(&kernels, pool, scratch, x, n, p, n_products);
+}
+
+const struct sl_matmul_ops sl_matmul_avx512 = {
+    .row = "avx512",
+    .caps = SL_CPU_AVX2 | SL_CPU_AVX512 | SL_CPU_AVX512_VNNI,
+    .load = sl_mm_load,
+    .unload = sl_mm_unload,
+    .run = run,
+};
