@@ -20,7 +20,7 @@ extern "C" {
 #define SL_FRAME_VERSION 1
 #define SL_FRAME_HEAD_BYTES 128
 #define SL_FRAME_ALIGN 64                  /* bytes: the payload starts on such a boundary */
-#define SL_FRAME_DESC_MAX (8u << 20)       /* bytes of a descriptor */
+#define SL_FRAME_DESC_MAX (128u << 20)     /* bytes of a descriptor; results may hold logits */
 #define SL_FRAME_PAYLOAD_MAX (1ull << 30)  /* bytes of a payload */
 #define SL_ROUTE_MAX 64                    /* stages a frame can visit */
 #define SL_ROUTE_COORD 0xff                /* route entry: the coordinator; also fills the unused entries */

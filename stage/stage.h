@@ -44,8 +44,8 @@ void sl_stage_reset(struct sl_stage *s);
 
 /* Runs one micro-batch. Takes `in`; *out is the frame for the next hop (BATCH with activations, or RESULTS from the last
  * stage). SL_EPROTO when the descriptor contradicts what the stage knows (unknown sequence, block out of range, position
- * not continuing): the stage has failed then. */
-int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, struct sl_err *err);
+ * not continuing): the stage has failed then. *rows is the number of rows run. */
+int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows, struct sl_err *err);
 
 #ifdef __cplusplus
 }

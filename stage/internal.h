@@ -1,0 +1,92 @@
+/* internal.h - what stage.c, load.c, exec.c and seqs.c share. Private to stage/. */
+#ifndef SL_STAGE_INTERNAL_H
+#define SL_STAGE_INTERNAL_H
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "model/config.h"
+#include "proto/batch.h"
+#include "stage/sample.h"
+#include "stage/stage.h"
+
+#define SL_STAGE_SMALL_MAX (64u << 20) /* bytes of norms, biases and tables of one stage */
+#define SL_LOGIT_ROWS 32               /* rows that go through the output matrix together */
+
+/* The weights of one layer. */
+struct sl_layer {
+    struct sl_weight q, k, v, o, gate, up, down;
+    const float *attn_norm, *ffn_norm;           /* [n_embd] */
+    const float *q_bias, *k_bias, *v_bias;       /* or NULL */
+    struct sl_kv_view kv;
+};
+
+/* One registered sequence. */
+struct sl_stage_seq {
+    int used;
+    int pos;          /* positions [0, pos) are in the cache */
+    int prompt_len;
+    int32_t *blocks;  /* block table; owned */
+    int n_blocks, cap_blocks;
+    struct sl_sampling sampling; /* last stage only */
+    struct sl_history *history;  /* last stage, when penalties are on; NULL otherwise */
+};
+
+struct sl_stage {
+    struct sl_backend *b;
+    const struct sl_backend_ops *ops;
+    struct sl_stage_params p;
+    struct sl_config c;
+    struct sl_stage_info info;
+    struct sl_weights *weights; /* open while a backend keeps pointers into the file */
+    struct sl_arena small;      /* norms, biases, rope table */
+    struct sl_layer *layers;    /* [layer_to - layer_from] */
+    struct sl_weight embed, head;
+    const float *out_norm, *inv_freq;
+    void *kv;                   /* all layers' K and V */
+    size_t kv_mapped;
+    enum sl_dtype kv_type;
+
+    struct sl_stage_seq *seqs;  /* [max_seqs] */
+
+    /* one micro-batch */
+    struct sl_batch_in in;
+    struct sl_seq_view *views;  /* [SL_BATCH_SEQS_MAX] */
+    int32_t *pos;               /* [max_rows] */
+    float *norm, *q, *k, *v, *attn, *gate, *up, *logits, *picked; /* workspace, 64-byte aligned */
+    void *workspace;
+    size_t workspace_mapped;
+    struct sl_sampler *sampler;
+    struct sl_results results;  /* storage for the last stage's answer */
+    float *scores;              /* [max_rows] */
+    struct sl_buf packed;
+};
+
+static inline int sl_stage_is_first(const struct sl_stage *s)
+{
+    return s->p.stage == 0;
+}
+
+static inline int sl_stage_is_last(const struct sl_stage *s)
+{
+    return s->p.stage == s->p.n_stages - 1;
+}
+
+/* load.c: weights of the stage's layers into s->layers, embed, head; reports progress. */
+int sl_stage_load_weights(struct sl_stage *s, struct sl_err *err);
+void sl_stage_unload_weights(struct sl_stage *s);
+/* Bytes in the file that this stage will load. */
+int sl_stage_weight_bytes(struct sl_stage *s, uint64_t *bytes, struct sl_err *err);
+
+/* reserve.c: KV cache and workspace; fills info.n_blocks. */
+int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err);
+void sl_stage_unreserve(struct sl_stage *s);
+
+/* seqs.c: applies a descriptor to the block tables and fills views and pos. */
+int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
+void sl_stage_forget(struct sl_stage *s, struct sl_stage_seq *q);
+
+/* exec.c: the layers over x [n_rows][n_embd], in place; then, on the last stage, the results of the micro-batch. */
+void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);
+int sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x, struct sl_err *err);
+
+#endif

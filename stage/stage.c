@@ -1,0 +1,169 @@
+/* stage.c - a stage's life and its step. See stage.h; loading is load.c, memory reserve.c, the layers exec.c. */
+#include "stage/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sl_assert.h"
+#include "stage/internal.h"
+
+static int check_params(const struct sl_stage_params *p, const struct sl_config *c, struct sl_err *err)
+{
+    if (p->layer_from < 0 || p->layer_to > c->n_layers || p->layer_from >= p->layer_to)
+        return sl_err_set(err, SL_EINPUT, "layers %d to %d do not exist: the model has %d", p->layer_from, p->layer_to - 1,
+                          c->n_layers);
+    if (p->n_stages < 1 || p->stage < 0 || p->stage >= p->n_stages)
+        return sl_err_set(err, SL_EINPUT, "stage %d of %d does not exist", p->stage, p->n_stages);
+    if (p->block_tokens < 1 || p->n_blocks < 1 || p->max_seqs < 1 || p->max_seqs > SL_SEQS_MAX || p->max_rows < 1 ||
+        p->max_rows > SL_BATCH_ROWS_MAX)
+        return sl_err_set(err, SL_EINPUT, "limits out of range: blocks of %d tokens, %d blocks, %d sequences, %d rows",
+                          p->block_tokens, p->n_blocks, p->max_seqs, p->max_rows);
+    return 0;
+}
+
+static int allocate_tables(struct sl_stage *s, struct sl_err *err)
+{
+    int last = sl_stage_is_last(s);
+    s->layers = calloc((size_t)(s->p.layer_to - s->p.layer_from), sizeof *s->layers);
+    s->seqs = calloc((size_t)s->p.max_seqs, sizeof *s->seqs);
+    s->views = calloc(SL_BATCH_SEQS_MAX, sizeof *s->views);
+    s->pos = calloc((size_t)s->p.max_rows, sizeof *s->pos);
+    s->results.sampled = calloc(SL_BATCH_SEQS_MAX, sizeof *s->results.sampled);
+    s->results.scored = calloc(SL_BATCH_SEQS_MAX, sizeof *s->results.scored);
+    s->sampler = last ? sl_sampler_create(s->c.n_vocab) : NULL;
+    sl_buf_init(&s->packed, SL_FRAME_DESC_MAX);
+    if (!s->layers || !s->seqs || !s->views || !s->pos || !s->results.sampled || !s->results.scored ||
+        (last && !s->sampler))
+        return sl_err_set(err, SL_ENOMEM, "no memory for the stage's tables");
+    return 0;
+}
+
+int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struct sl_stage **out, struct sl_err *err)
+{
+    struct sl_stage *s = calloc(1, sizeof *s);
+    if (!s) return sl_err_set(err, SL_ENOMEM, "no memory for a stage");
+    s->b = b;
+    s->ops = sl_backend_ops(b);
+    s->p = *p;
+    sl_arena_init(&s->small, SL_STAGE_SMALL_MAX);
+    uint64_t bytes = 0;
+    int r = sl_weights_open(p->model, &s->weights, err);
+    if (r == 0) r = sl_config_read(s->weights, &s->c, err);
+    if (r == 0) r = check_params(p, &s->c, err);
+    if (r == 0) r = allocate_tables(s, err);
+    if (r == 0) r = sl_stage_weight_bytes(s, &bytes, err);
+    if (r == 0) r = sl_stage_reserve(s, bytes, err);
+    if (r == 0) r = sl_stage_load_weights(s, err);
+    if (r) {
+        sl_stage_destroy(s);
+        return r;
+    }
+    *out = s;
+    return 0;
+}
+
+void sl_stage_destroy(struct sl_stage *s)
+{
+    if (!s) return;
+    sl_stage_unload_weights(s);
+    sl_stage_unreserve(s);
+    for (int i = 0; s->seqs && i < s->p.max_seqs; i++) {
+        free(s->seqs[i].blocks);
+        sl_history_destroy(s->seqs[i].history);
+    }
+    sl_sampler_destroy(s->sampler);
+    sl_batch_in_close(&s->in);
+    sl_buf_close(&s->packed);
+    sl_arena_close(&s->small);
+    sl_weights_close(s->weights);
+    free(s->results.sampled);
+    free(s->results.scored);
+    free(s->pos);
+    free(s->views);
+    free(s->seqs);
+    free(s->layers);
+    free(s);
+}
+
+void sl_stage_get_info(const struct sl_stage *s, struct sl_stage_info *out)
+{
+    *out = s->info;
+}
+
+void sl_stage_reset(struct sl_stage *s)
+{
+    for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(s, &s->seqs[i]);
+}
+
+/* The frame that carries this micro-batch's activations: on the first stage a new one with the token embeddings, later the very
+ * frame that arrived, whose payload is the residual stream. */
+static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *err)
+{
+    const struct sl_batch *b = &s->in.batch;
+    struct sl_frame_head *h = &(*f)->head;
+    if (!sl_stage_is_first(s)) {
+        if (h->dtype != SL_F32 || h->rows != (uint32_t)b->n_rows || h->cols != (uint32_t)s->c.n_embd)
+            return sl_err_set(err, SL_EPROTO, "activations are %u x %u of type %u, expected %d x %d of float32", h->rows,
+                              h->cols, h->dtype, b->n_rows, s->c.n_embd);
+        return 0;
+    }
+    struct sl_frame_head head = *h;
+    head.rows = (uint32_t)b->n_rows;
+    head.cols = (uint32_t)s->c.n_embd;
+    head.dtype = SL_F32;
+    struct sl_frame *g = sl_frame_alloc(&head);
+    if (!g) return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
+    g->recv_ns = (*f)->recv_ns;
+    memset(g->body + h->desc_len, 0, sl_frame_desc_padded(h) - h->desc_len);
+    memcpy(g->body, (*f)->body, h->desc_len);
+    float *x = sl_frame_payload(g);
+    int row = 0;
+    for (int i = 0; i < b->n_seqs; i++) {
+        s->ops->embed(s->b, &s->embed, b->seqs[i].tokens, b->seqs[i].n_tokens, x + (size_t)row * (size_t)s->c.n_embd);
+        row += b->seqs[i].n_tokens;
+    }
+    /* the old frame must stay until the step ends: the unpacked batch points into it */
+    g->next = *f;
+    *f = g;
+    return 0;
+}
+
+static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct sl_frame **out, struct sl_err *err)
+{
+    struct sl_frame_head h = in->head;
+    h.kind = SL_FRAME_RESULTS;
+    h.desc_len = (uint32_t)s->packed.len;
+    h.rows = h.cols = 0;
+    struct sl_frame *f = sl_frame_alloc(&h);
+    if (!f) return sl_err_set(err, SL_ENOMEM, "no memory for the results of a micro-batch");
+    memcpy(f->body, s->packed.data, s->packed.len);
+    memset(f->body + s->packed.len, 0, sl_frame_desc_padded(&h) - s->packed.len);
+    *out = f;
+    return 0;
+}
+
+int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows, struct sl_err *err)
+{
+    struct sl_frame *f = in;
+    *out = NULL;
+    int r = 0;
+    if (in->head.kind != SL_FRAME_BATCH)
+        r = sl_err_set(err, SL_EPROTO, "a stage was sent a frame of kind %u", in->head.kind);
+    if (r == 0) r = sl_batch_unpack(sl_frame_desc(in), in->head.desc_len, &s->in, err);
+    if (r == 0) r = sl_stage_apply(s, &s->in.batch, err);
+    if (r == 0) r = activations(s, &f, err);
+    if (r == 0) {
+        *rows = (uint32_t)s->in.batch.n_rows;
+        sl_exec_layers(s, &s->in.batch, sl_frame_payload(f));
+        if (sl_stage_is_last(s)) {
+            r = sl_exec_head(s, &s->in.batch, sl_frame_payload(f), err);
+            if (r == 0) r = results_frame(s, f, out, err);
+        } else {
+            *out = f;
+        }
+    }
+    if (f != in) sl_frame_free(in);
+    if (f != *out) sl_frame_free(f);
+    if (*out) (*out)->next = NULL;
+    return r;
+}

@@ -1,0 +1,185 @@
+/* hub.c - see hub.h. */
+#include "transport/hub.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sl_assert.h"
+
+#define HUB_PEERS (SL_CTL_COORD + 1)
+
+struct peer {
+    struct sl_hub *hub;
+    int number;
+    struct sl_link *link; /* NULL: none */
+    const char *transport;
+    struct sl_link_stats before; /* of earlier links */
+};
+
+struct sl_hub {
+    int n_ports;
+    struct sl_port *ports[SL_HUB_PORTS_MAX];
+    struct sl_buf addresses[SL_HUB_PORTS_MAX];
+    struct sl_ctl_port described[SL_HUB_PORTS_MAX];
+    char names[64];
+    struct peer peers[HUB_PEERS];
+    sl_port_frame_fn on_frame;
+    sl_hub_down_fn on_down;
+    void *arg;
+    int closing, open_ports;
+    void (*done)(void *arg);
+    void *done_arg;
+};
+
+static void on_frame(void *arg, struct sl_frame *f)
+{
+    struct sl_hub *h = arg;
+    if (h->closing)
+        sl_frame_free(f);
+    else
+        h->on_frame(h->arg, f);
+}
+
+static void on_port_error(void *arg, const struct sl_err *err)
+{
+    (void)arg;
+    sl_log(SL_LOG_WARN, "link", "dropped a bad frame: %s", err->msg);
+}
+
+static int open_port(struct sl_hub *h, struct uv_loop_s *loop, const char *name, struct sl_err *err)
+{
+    int i = h->n_ports;
+    int r = sl_port_open(loop, name, on_frame, on_port_error, h, &h->ports[i], err);
+    if (r) return r;
+    h->n_ports++;
+    sl_buf_init(&h->addresses[i], SL_PORT_ADDRESS_MAX);
+    r = sl_port_address(h->ports[i], &h->addresses[i]);
+    if (r) return sl_err_set(err, r, "transport %s has no address", name);
+    h->described[i] = (struct sl_ctl_port){.transport = sl_port_transport(h->ports[i]),
+                                           .address = h->addresses[i].data,
+                                           .address_len = h->addresses[i].len};
+    size_t n = strlen(h->names);
+    snprintf(h->names + n, sizeof h->names - n, "%s%s", n ? " " : "", name);
+    return 0;
+}
+
+static void release(void *arg)
+{
+    struct sl_hub *h = arg;
+    if (--h->open_ports > 0) return;
+    for (int i = 0; i < h->n_ports; i++) sl_buf_close(&h->addresses[i]);
+    void (*done)(void *) = h->done;
+    void *done_arg = h->done_arg;
+    free(h);
+    if (done) done(done_arg);
+}
+
+int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn frame_fn, sl_hub_down_fn down_fn,
+                void *arg, struct sl_hub **out, struct sl_err *err)
+{
+    struct sl_hub *h = calloc(1, sizeof *h);
+    char *list = strdup(transports ? transports : sl_transport_list()), *save = NULL;
+    if (!h || !list) {
+        free(h);
+        free(list);
+        return sl_err_set(err, SL_ENOMEM, "no memory for the data ports");
+    }
+    h->on_frame = frame_fn;
+    h->on_down = down_fn;
+    h->arg = arg;
+    for (int i = 0; i < HUB_PEERS; i++) h->peers[i] = (struct peer){.hub = h, .number = i};
+    struct sl_err last = {0};
+    for (char *t = strtok_r(list, " ", &save); t && h->n_ports < SL_HUB_PORTS_MAX; t = strtok_r(NULL, " ", &save))
+        if (open_port(h, loop, t, &last)) sl_log(SL_LOG_WARN, "link", "no %s here: %s", t, last.msg);
+    free(list);
+    if (h->n_ports == 0) {
+        free(h);
+        return sl_err_set(err, last.code ? last.code : SL_EINPUT, "no data transport works: %s", last.msg);
+    }
+    *out = h;
+    return 0;
+}
+
+void sl_hub_close(struct sl_hub *h, void (*done)(void *arg), void *arg)
+{
+    SL_ASSERT(!h->closing);
+    h->closing = 1;
+    h->done = done;
+    h->done_arg = arg;
+    h->open_ports = h->n_ports;
+    sl_hub_disconnect_all(h);
+    for (int i = 0; i < h->n_ports; i++) sl_port_close(h->ports[i], release, h);
+}
+
+int sl_hub_ports(const struct sl_hub *h, const struct sl_ctl_port **out)
+{
+    *out = h->described;
+    return h->n_ports;
+}
+
+const char *sl_hub_transports(const struct sl_hub *h)
+{
+    return h->names;
+}
+
+static void disconnect(struct peer *p)
+{
+    if (!p->link) return;
+    struct sl_link_stats s;
+    sl_link_get_stats(p->link, &s);
+    p->before.frames += s.frames;
+    p->before.bytes += s.bytes;
+    p->before.busy_ns += s.busy_ns;
+    sl_link_close(p->link);
+    p->link = NULL;
+}
+
+void sl_hub_disconnect_all(struct sl_hub *h)
+{
+    for (int i = 0; i < HUB_PEERS; i++) disconnect(&h->peers[i]);
+}
+
+static void on_link_down(void *arg, const struct sl_err *err)
+{
+    struct peer *p = arg;
+    disconnect(p);
+    if (!p->hub->closing) p->hub->on_down(p->hub->arg, p->number, err);
+}
+
+int sl_hub_connect(struct sl_hub *h, int peer, const char *transport, const void *address, size_t n,
+                   struct sl_err *err)
+{
+    if (peer < 0 || peer >= HUB_PEERS) return sl_err_set(err, SL_EPROTO, "there is no peer %d", peer);
+    struct peer *p = &h->peers[peer];
+    disconnect(p);
+    for (int i = 0; i < h->n_ports; i++) {
+        if (strcmp(h->described[i].transport, transport) != 0) continue;
+        p->transport = h->described[i].transport;
+        return sl_link_open(h->ports[i], address, n, on_link_down, p, &p->link, err);
+    }
+    return sl_err_set(err, SL_EUNSUPPORTED, "transport %s is not open here (have: %s)", transport, h->names);
+}
+
+int sl_hub_send(struct sl_hub *h, int peer, struct sl_frame *f)
+{
+    if (peer < 0 || peer >= HUB_PEERS || !h->peers[peer].link) {
+        sl_frame_free(f);
+        return SL_ENOTFOUND;
+    }
+    return sl_link_send(h->peers[peer].link, f);
+}
+
+int sl_hub_link_stats(const struct sl_hub *h, int peer, struct sl_ctl_link *out)
+{
+    const struct peer *p = &h->peers[peer];
+    if (!p->link) return 0;
+    struct sl_link_stats s;
+    sl_link_get_stats(p->link, &s);
+    *out = (struct sl_ctl_link){.stage = (uint32_t)peer,
+                                .frames = p->before.frames + s.frames,
+                                .bytes = p->before.bytes + s.bytes,
+                                .busy_ns = p->before.busy_ns + s.busy_ns,
+                                .transport = p->transport};
+    return 1;
+}

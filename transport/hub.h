@@ -1,0 +1,47 @@
+/* hub.h - all data connections of one party (a stage, the coordinator): a port per transport, a link per peer.
+ *
+ * Peers are named by stage number, the coordinator by SL_CTL_COORD. One loop thread. */
+#ifndef SL_TRANSPORT_HUB_H
+#define SL_TRANSPORT_HUB_H
+
+#include "proto/control.h"
+#include "transport/link.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SL_HUB_PORTS_MAX 4
+
+struct sl_hub;
+
+/* A link reported itself dead. */
+typedef void (*sl_hub_down_fn)(void *arg, int peer, const struct sl_err *err);
+
+/* Opens the ports named in `transports` (space-separated; NULL: all of this build). One that does not work on this machine is
+ * left out with a warning; none at all is an error. */
+int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn on_frame, sl_hub_down_fn on_down,
+                void *arg, struct sl_hub **out, struct sl_err *err);
+/* Asynchronous; then done(arg). No other callback comes after the call. */
+void sl_hub_close(struct sl_hub *h, void (*done)(void *arg), void *arg);
+
+/* The addresses of the open ports: what Hello carries. They live as long as the hub. */
+int sl_hub_ports(const struct sl_hub *h, const struct sl_ctl_port **out);
+/* "local ucx-shm": the open ports' names, for sl_transport_choose. */
+const char *sl_hub_transports(const struct sl_hub *h);
+
+/* Links to `peer` (replaces an older link to it). */
+int sl_hub_connect(struct sl_hub *h, int peer, const char *transport, const void *address, size_t n,
+                   struct sl_err *err);
+void sl_hub_disconnect_all(struct sl_hub *h);
+
+/* Takes the frame in every case. SL_ENOTFOUND without a link to the peer; else as sl_link_send. */
+int sl_hub_send(struct sl_hub *h, int peer, struct sl_frame *f);
+
+/* Totals of all links there have been to `peer`: 1 and *out, or 0 when there is none now. */
+int sl_hub_link_stats(const struct sl_hub *h, int peer, struct sl_ctl_link *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
