@@ -1,0 +1,59 @@
+/* ops.c - the CPU backend's table of operations and the list of its vector rows. */
+#include "kernels/cpu/ops.h"
+
+#include "base/cpu.h"
+#include "kernels/backend.h"
+
+const struct sl_op_row *const *sl_op_rows(int *n)
+{
+    static const struct sl_op_row *const rows[] = {
+        &sl_op_row_portable,
+#ifdef SL_KERNELS_X86
+        &sl_op_row_avx2,
+        &sl_op_row_avx512,
+#endif
+    };
+    *n = (int)(sizeof(rows) / sizeof(rows[0]));
+    return rows;
+}
+
+void sl_cpu_run(struct sl_backend *b, int64_t work, sl_pool_fn fn, void *arg)
+{
+    if (work <= SL_INLINE_WORK_MAX)
+        fn(arg, 0, 1);
+    else
+        sl_pool_run(b->pool, fn, arg);
+}
+
+static int cpu_load(struct sl_backend *b, enum sl_use use, enum sl_dtype type, int64_t rows,
+                    int64_t cols, const void *data, struct sl_weight *w, struct sl_err *err)
+{
+    if (use == SL_USE_MATMUL) return b->matmul->load(type, rows, cols, data, w, err);
+    *w = (struct sl_weight){.type = type, .rows = rows, .cols = cols, .data = data};
+    return 0;
+}
+
+static void cpu_unload(struct sl_backend *b, struct sl_weight *w)
+{
+    if (w->packed) b->matmul->unload(w);
+    *w = (struct sl_weight){0};
+}
+
+static void cpu_matmul(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
+                       int n_products)
+{
+    if (n > 0) b->matmul->run(b->pool, &b->matmul_scratch, x, n, p, n_products);
+}
+
+const struct sl_backend_ops sl_cpu_ops = {
+    .name = "cpu",
+    .load = cpu_load,
+    .unload = cpu_unload,
+    .embed = sl_cpu_embed,
+    .rmsnorm = sl_cpu_rmsnorm,
+    .matmul = cpu_matmul,
+    .rope = sl_cpu_rope,
+    .kv_write = sl_cpu_kv_write,
+    .attention = sl_cpu_attention,
+    .swiglu = sl_cpu_swiglu,
+};

@@ -1,0 +1,80 @@
+/* ops.h - the seam between the operations (portable C: loops over rows, tasks, threads) and their
+ * vector kernels.
+ *
+ * An operation's file decides what is computed in which order; a row's kernels say how. A kernel's
+ * arithmetic for one output never depends on how many others it computes in the same call: that is
+ * what makes a prompt's bits the same in chunks and in batches. Different rows (AVX2, AVX-512) may
+ * differ in the last bits. Private to kernels/. */
+#ifndef SL_KERNELS_CPU_OPS_H
+#define SL_KERNELS_CPU_OPS_H
+
+#include "kernels/cpu/cpu.h"
+
+#define SL_HEAD_DIM_MAX 512 /* elements of a head */
+#define SL_KEY_TILE 64 /* keys attended at a time; tiles lie at absolute positions 0, 64, 128 ...  \
+                        */
+#define SL_HEAD_PAD 16 /* padded heads are multiples of it, elements */
+
+struct sl_op_row {
+    const char *name; /* "portable", "avx2", "avx512" */
+    uint32_t caps;    /* enum sl_cpu_cap bits it needs */
+
+    /* One row: out = x / sqrt(mean(x^2) + eps) * gain. out may be x. */
+    void (*rmsnorm)(const float *x, const float *gain, float eps, int dim, float *out);
+    /* One head in place; cs holds `half` cosines, then `half` sines. */
+    void (*rope_neox)(float *x, const float *cs, int half);  /* pairs (i, i + half) */
+    void (*rope_pairs)(float *x, const float *cs, int half); /* pairs (2i, 2i + 1) */
+    void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
+    void (*to_f16)(const float *x, int n, uint16_t *out); /* round to nearest even */
+    void (*to_bf16)(const float *x, int n, uint16_t *out);
+
+    /* Attention. rows: SL_KEY_TILE pointers to heads of d elements of `type` (F32, F16, BF16), n of
+     * them meant, and readable up to the next multiple of 16. pack_k: kt[d][SL_KEY_TILE] = their
+     * transpose; what columns beyond n hold does not matter. pack_v: v[n][dp], dp = d rounded up to
+     * SL_HEAD_PAD, filled up with zeros. */
+    void (*pack_k)(enum sl_dtype type, const void *const *rows, int n, int d, float *kt);
+    void (*pack_v)(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v);
+    /* c[rows][cols] (+)= a[rows][depth] * b[depth][cols]; cols a multiple of 16; each c is one
+     * chain of additions in order of depth. */
+    void (*mad_tile)(const float *a, int lda, const float *b, int ldb, float *c, int ldc, int rows,
+                     int depth, int cols, int add);
+    /* Online softmax of one row of scores in powers of two: s[0..n) become 2^(s - m'), m' = max(*m,
+     * max s); *sum = *sum * c + their sum; *m = m'; returns c = 2^(m - m'). n <= SL_KEY_TILE; s has
+     * room for SL_KEY_TILE. */
+    float (*softmax)(float *s, int n, float *m, float *sum);
+    void (*scale)(float *x, float by, int n); /* n a multiple of 16 */
+};
+
+/* Worst first, all that were compiled for this architecture; *n of them. cpu/ops.c */
+const struct sl_op_row *const *sl_op_rows(int *n);
+extern const struct sl_op_row sl_op_row_portable, sl_op_row_avx2, sl_op_row_avx512;
+
+/* Sines and cosines of the last batch: the same for every layer, so computed once a step. */
+struct sl_rope_table {
+    struct sl_scratch cs, key; /* key: the positions and frequencies that cs was made of */
+    int n, half;
+};
+void sl_rope_table_close(struct sl_rope_table *t);
+
+/* The operations, one file each; contracts in kernels.h. */
+void sl_cpu_embed(struct sl_backend *b, const struct sl_weight *w, const int32_t *ids, int n,
+                  float *out);
+void sl_cpu_rmsnorm(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
+                    int dim, float *out);
+void sl_cpu_rope(struct sl_backend *b, float *q, int n_heads, float *k, int n_kv_heads,
+                 int head_dim, int dims, int neox, const float *inv_freq, const int32_t *pos,
+                 int n);
+void sl_cpu_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
+                     const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v);
+void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
+                      const struct sl_seq_view *seqs, int n_seqs, const float *q, int n_heads,
+                      float scale, float *out);
+void sl_cpu_swiglu(struct sl_backend *b, const float *gate, const float *up, int64_t count,
+                   float *out);
+
+/* Runs fn on the pool when `work` (elements, or multiply-adds) is worth waking it for, else on this
+ * thread alone. */
+#define SL_INLINE_WORK_MAX 32768
+void sl_cpu_run(struct sl_backend *b, int64_t work, sl_pool_fn fn, void *arg);
+
+#endif

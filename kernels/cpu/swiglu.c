@@ -1,0 +1,26 @@
+/* swiglu.c - silu(gate) * up, element by element. */
+#include "kernels/backend.h"
+
+#define GRAIN 64 /* elements: whole cache lines per thread */
+
+struct job {
+    const struct sl_op_row *vec;
+    const float *gate, *up;
+    int64_t count;
+    float *out;
+};
+
+static void run(void *arg, int thread, int n_threads)
+{
+    const struct job *j = arg;
+    int64_t from, to;
+    sl_pool_share(j->count, GRAIN, thread, n_threads, &from, &to);
+    if (from < to) j->vec->swiglu(j->gate + from, j->up + from, to - from, j->out + from);
+}
+
+void sl_cpu_swiglu(struct sl_backend *b, const float *gate, const float *up, int64_t count,
+                   float *out)
+{
+    struct job j = {b->vec, gate, up, count, out};
+    sl_cpu_run(b, count, run, &j);
+}

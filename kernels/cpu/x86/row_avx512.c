@@ -1,0 +1,339 @@
+/* row_avx512.c - the vector kernels for AVX-512 (F, BW, DQ, VL). Compiled with those flags, called
+ * only where base/cpu.h found them.
+ *
+ * Tails are masked, never a second code path, so that an element's bits do not depend on where it
+ * stands. */
+#include <immintrin.h>
+#include <math.h>
+
+#include "base/cpu.h"
+#include "base/sl_assert.h"
+#include "kernels/cpu/ops.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __mmask16 mask_of(int64_t n)
+{
+    return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
+}
+
+/* 2^x: 2^round(x) times a polynomial of the rest; relative error below 2^-22. NaN stays NaN. */
+INLINE __m512 pow2(__m512 x)
+{
+    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x); /* -inf would leave inf - inf as the rest */
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 f = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.54531629e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33908634e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61808256e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55035711e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226508e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147188e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)
+{
+    __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                     _mm512_setzero_ps()};
+    for (int i = 0; i < dim; i += 64)
+        for (int u = 0; u < 4; u++) {
+            __m512 v = _mm512_maskz_loadu_ps(mask_of(dim - i - 16 * u), x + i + 16 * u);
+            acc[u] = _mm512_fmadd_ps(v, v, acc[u]);
+        }
+    float sum = _mm512_reduce_add_ps(
+        _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3])));
+    __m512 r = _mm512_set1_ps(1.0f / sqrtf(sum / (float)dim + eps));
+    for (int i = 0; i < dim; i += 16) {
+        __mmask16 k = mask_of(dim - i);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + i), r);
+        _mm512_mask_storeu_ps(out + i, k, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(k, gain + i)));
+    }
+}
+
+static void rope_neox(float *x, const float *cs, int half)
+{
+    for (int i = 0; i < half; i += 16) {
+        __mmask16 k = mask_of(half - i);
+        __m512 a = _mm512_maskz_loadu_ps(k, x + i), b = _mm512_maskz_loadu_ps(k, x + half + i);
+        __m512 c = _mm512_maskz_loadu_ps(k, cs + i), s = _mm512_maskz_loadu_ps(k, cs + half + i);
+        _mm512_mask_storeu_ps(x + i, k, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + half + i, k, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    }
+}
+
+static void rope_pairs(float *x, const float *cs, int half)
+{
+    const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    for (int i = 0; i < half; i += 8) {
+        __mmask16 k1 = mask_of(SL_MIN(half - i, 8)), k2 = mask_of(2 * (half - i));
+        __m512 c = _mm512_permutexvar_ps(twice, _mm512_maskz_loadu_ps(k1, cs + i));
+        __m512 s = _mm512_permutexvar_ps(twice, _mm512_maskz_loadu_ps(k1, cs + half + i));
+        __m512 v = _mm512_maskz_loadu_ps(k2, x + 2 * i);
+        __m512 w = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s); /* neighbours swapped */
+        _mm512_mask_storeu_ps(x + 2 * i, k2, _mm512_fmaddsub_ps(v, c, w));
+    }
+}
+
+static void swiglu(const float *gate, const float *up, int64_t n, float *out)
+{
+    const __m512 limit = _mm512_set1_ps(87.0f * 1.44269504f), one = _mm512_set1_ps(1.0f);
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 k = mask_of(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(k, gate + i), u = _mm512_maskz_loadu_ps(k, up + i);
+        __m512 x = _mm512_min_ps(limit, _mm512_mul_ps(g, _mm512_set1_ps(-1.44269504f)));
+        __m512 d = _mm512_add_ps(one, pow2(x));
+        __m512 r =
+            _mm512_rcp14_ps(d); /* one Newton step makes 14 bits 27; d is finite, so no inf * 0 */
+        r = _mm512_mul_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(2.0f)));
+        _mm512_mask_storeu_ps(out + i, k, _mm512_mul_ps(_mm512_mul_ps(g, r), u));
+    }
+}
+
+static void to_f16(const float *x, int n, uint16_t *out)
+{
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 k = mask_of(n - i);
+        __m256i h = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(k, x + i),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_mask_storeu_epi16(out + i, k, h);
+    }
+}
+
+/* By hand: the BF16 instruction treats subnormals as zero. */
+static void to_bf16(const float *x, int n, uint16_t *out)
+{
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 k = mask_of(n - i);
+        __m512 f = _mm512_maskz_loadu_ps(k, x + i);
+        __m512i u = _mm512_castps_si512(f), high = _mm512_srli_epi32(u, 16);
+        __m512i even = _mm512_and_si512(high, _mm512_set1_epi32(1));
+        __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+        r = _mm512_srli_epi32(r, 16);
+        __m512i nan = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+        r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), nan);
+        _mm256_mask_storeu_epi16(out + i, k, _mm512_cvtepi32_epi16(r));
+    }
+}
+
+/* ---- attention
+ * -------------------------------------------------------------------------------------------------
+ */
+
+/* Elements e.. of a head, those of mask k. */
+INLINE __m512 load_head(enum sl_dtype type, const void *row, int e, __mmask16 k)
+{
+    if (type == SL_F32) return _mm512_maskz_loadu_ps(k, (const float *)row + e);
+    __m256i h = _mm256_maskz_loadu_epi16(k, (const uint16_t *)row + e);
+    if (type == SL_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+/* r[i] lane j = what r[j] lane i was. */
+INLINE void transpose(__m512 r[16])
+{
+    __m512 t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + 2 + h]);
+            r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+        /* Now 128-bit lane L of r[4 * g + c] holds column 4 * L + c of rows 4 * g .. 4 * g + 3. */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        __m512 lo01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44);
+        __m512 hi01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xee);
+        __m512 lo23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
+        __m512 hi23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xee);
+        t[c] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
+        t[8 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);
+        t[12 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+INLINE void pack_k_typed(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+{
+    for (int key = 0; key < n; key += 16)
+        for (int e = 0; e < d; e += 16) {
+            __m512 r[16];
+            __mmask16 k = mask_of(d - e);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) r[i] = load_head(type, rows[key + i], e, k);
+            transpose(r);
+            int width = SL_MIN(16, d - e);
+            float *out = kt + (int64_t)e * SL_KEY_TILE + key;
+            if (width == 16)
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++) _mm512_storeu_ps(out + i * SL_KEY_TILE, r[i]);
+            else
+                for (int i = 0; i < width; i++) _mm512_storeu_ps(out + i * SL_KEY_TILE, r[i]);
+        }
+}
+
+INLINE void pack_v_typed(enum sl_dtype type, const void *const *rows, int n, int d, int dp,
+                         float *v)
+{
+    for (int key = 0; key < n; key++, v += dp)
+        for (int e = 0; e < dp; e += 16)
+            _mm512_storeu_ps(v + e, load_head(type, rows[key], e, mask_of(d - e)));
+}
+
+static void pack_k(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+{
+    if (type == SL_F16)
+        pack_k_typed(SL_F16, rows, n, d, kt);
+    else if (type == SL_BF16)
+        pack_k_typed(SL_BF16, rows, n, d, kt);
+    else
+        pack_k_typed(SL_F32, rows, n, d, kt);
+}
+
+static void pack_v(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v)
+{
+    if (type == SL_F16)
+        pack_v_typed(SL_F16, rows, n, d, dp, v);
+    else if (type == SL_BF16)
+        pack_v_typed(SL_BF16, rows, n, d, dp, v);
+    else
+        pack_v_typed(SL_F32, rows, n, d, dp, v);
+}
+
+/* R rows times V vectors of c, kept in registers over the whole depth. */
+INLINE void mad_block(const float *a, int lda, const float *b, int ldb, float *c, int ldc,
+                      int depth, int add, const int R, const int V)
+{
+    __m512 acc[6][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++)
+            acc[r][v] = add ? _mm512_loadu_ps(c + (int64_t)r * ldc + 16 * v) : _mm512_setzero_ps();
+    for (int k = 0; k < depth; k++, b += ldb) {
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) x[v] = _mm512_loadu_ps(b + 16 * v);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            __m512 y = _mm512_set1_ps(a[(int64_t)r * lda + k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) acc[r][v] = _mm512_fmadd_ps(y, x[v], acc[r][v]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) _mm512_storeu_ps(c + (int64_t)r * ldc + 16 * v, acc[r][v]);
+}
+
+/* All rows of a strip of V vectors. */
+INLINE void mad_strip(const float *a, int lda, const float *b, int ldb, float *c, int ldc, int rows,
+                      int depth, int add, const int V)
+{
+    int r = 0;
+    for (; r + 6 <= rows; r += 6)
+        mad_block(a + (int64_t)r * lda, lda, b, ldb, c + (int64_t)r * ldc, ldc, depth, add, 6, V);
+    a += (int64_t)r * lda;
+    c += (int64_t)r * ldc;
+    switch (rows - r) {
+    case 5:
+        mad_block(a, lda, b, ldb, c, ldc, depth, add, 5, V);
+        break;
+    case 4:
+        mad_block(a, lda, b, ldb, c, ldc, depth, add, 4, V);
+        break;
+    case 3:
+        mad_block(a, lda, b, ldb, c, ldc, depth, add, 3, V);
+        break;
+    case 2:
+        mad_block(a, lda, b, ldb, c, ldc, depth, add, 2, V);
+        break;
+    case 1:
+        mad_block(a, lda, b, ldb, c, ldc, depth, add, 1, V);
+        break;
+    default:
+        break;
+    }
+}
+
+static void mad_tile(const float *a, int lda, const float *b, int ldb, float *c, int ldc, int rows,
+                     int depth, int cols, int add)
+{
+    int col = 0;
+    for (; col + 64 <= cols; col += 64)
+        mad_strip(a, lda, b + col, ldb, c + col, ldc, rows, depth, add, 4);
+    b += col;
+    c += col;
+    switch ((cols - col) / 16) {
+    case 3:
+        mad_strip(a, lda, b, ldb, c, ldc, rows, depth, add, 3);
+        break;
+    case 2:
+        mad_strip(a, lda, b, ldb, c, ldc, rows, depth, add, 2);
+        break;
+    case 1:
+        mad_strip(a, lda, b, ldb, c, ldc, rows, depth, add, 1);
+        break;
+    default:
+        break;
+    }
+}
+
+static float softmax(float *s, int n, float *m, float *sum)
+{
+    const __m512 lowest = _mm512_set1_ps(-INFINITY);
+    __m512 x[4], best = lowest, total = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        x[v] = _mm512_mask_loadu_ps(lowest, mask_of(n - 16 * v), s + 16 * v);
+        best = _mm512_max_ps(best, x[v]);
+    }
+    float top = _mm512_reduce_max_ps(best);
+    top = top > *m ? top : *m;
+    __m512 t = _mm512_set1_ps(top);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        __mmask16 k = mask_of(n - 16 * v);
+        x[v] = _mm512_maskz_mov_ps(k, pow2(_mm512_sub_ps(x[v], t)));
+        _mm512_mask_storeu_ps(s + 16 * v, k, x[v]);
+        total = _mm512_add_ps(total, x[v]);
+    }
+    float c = top == *m ? 1.0f : _mm512_cvtss_f32(pow2(_mm512_set1_ps(*m - top)));
+    *sum = *sum * c + _mm512_reduce_add_ps(total);
+    *m = top;
+    return c;
+}
+
+static void scale(float *x, float by, int n)
+{
+    __m512 y = _mm512_set1_ps(by);
+    for (int i = 0; i < n; i += 16)
+        _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), y));
+}
+
+const struct sl_op_row sl_op_row_avx512 = {
+    .name = "avx512",
+    .caps = SL_CPU_AVX2 | SL_CPU_AVX512,
+    .rmsnorm = rmsnorm,
+    .rope_neox = rope_neox,
+    .rope_pairs = rope_pairs,
+    .swiglu = swiglu,
+    .to_f16 = to_f16,
+    .to_bf16 = to_bf16,
+    .pack_k = pack_k,
+    .pack_v = pack_v,
+    .mad_tile = mad_tile,
+    .softmax = softmax,
+    .scale = scale,
+};
