@@ -114,16 +114,20 @@ static void finish(const struct sl_product *p, int64_t tile, int row, int rows,
 /* Units [from, to) of all (chunk, tile) pairs, tiles running fastest. */
 static void multiply(const struct call *c, int64_t from, int64_t to)
 {
-    _Alignas(64) float acc[SL_MM_CHUNK * SL_MM_LANES];
-    for (int64_t u = from; u < to; u++) {
-        int row = (int)(u / c->n_tiles) * SL_MM_CHUNK, rows = SL_MIN(SL_MM_CHUNK, c->act.n - row);
-        int64_t tile = u % c->n_tiles;
-        int i = 0;
+    _Alignas(64) float acc[SL_MM_SPAN * SL_MM_CHUNK * SL_MM_LANES];
+    while (from < to) {
+        int row = (int)(from / c->n_tiles) * SL_MM_CHUNK;
+        int rows = SL_MIN(SL_MM_CHUNK, c->act.n - row), i = 0;
+        int64_t tile = from % c->n_tiles;
         while (tile >= c->tiles[i].n) tile -= c->tiles[i++].n;
         const struct sl_mm_tiles *t = &c->tiles[i];
-        const uint8_t *codes = t->data + (size_t)tile * t->bytes;
-        c->k->tile[c->p[i].w->type](codes, codes + t->scales_at, &c->act, row, rows, acc);
-        finish(&c->p[i], tile, row, rows, acc);
+        struct sl_mm_span w = {.codes = t->data + (size_t)tile * t->bytes, .stride = t->bytes};
+        w.scales = w.codes + t->scales_at;
+        w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
+        c->k->tile[c->p[i].w->type](&w, &c->act, row, rows, acc);
+        for (int j = 0; j < w.tiles; j++)
+            finish(&c->p[i], tile + j, row, rows, acc + j * rows * SL_MM_LANES);
+        from += w.tiles;
     }
 }
 

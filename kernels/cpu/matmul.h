@@ -35,6 +35,7 @@ enum {
     SL_MM_SUPER = 8,        /* groups that share d and dmin in the K formats */
     SL_MM_Q_BYTES = 64,     /* bytes of a packed activation group: 32 hi, 32 lo */
     SL_MM_CHUNK = 64,       /* activation rows that a tile meets at once: their sums stay in L1 */
+    SL_MM_SPAN = 2,         /* tiles at once, at most */
     SL_MM_V_MAX = 127 * 256 /* largest |v|: hi stays a signed byte after rounding lo */
 };
 
@@ -138,10 +139,17 @@ static inline void sl_mm_act_store(const struct sl_mm_act *a, int64_t at, float 
     a->neg16[2 * at + 1] = -sum1;
 }
 
-/* Adds up one tile (codes, scales) for rows [row, row+rows) of a: acc[rows][16] is overwritten.
- * rows <= SL_MM_CHUNK. */
-typedef void (*sl_mm_tile_fn)(const uint8_t *codes, const uint8_t *scales,
-                              const struct sl_mm_act *a, int row, int rows, float *acc);
+/* One or two neighbouring tiles, `stride` bytes apart; two share the loads of activations. */
+struct sl_mm_span {
+    const uint8_t *codes, *scales;
+    size_t stride;
+    int tiles;
+};
+
+/* Adds up the span's tiles for rows [row, row+rows) of a, rows <= SL_MM_CHUNK: acc[tiles][rows][16]
+ * is overwritten. */
+typedef void (*sl_mm_tile_fn)(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,
+                              int rows, float *acc);
 
 /* One CPU row. */
 struct sl_mm_kernels {

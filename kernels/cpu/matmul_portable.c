@@ -154,11 +154,13 @@ static inline void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int sh
     }
 }
 
-#define X(type, codes, scales, shift)                                                              \
-    static void tile_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,         \
-                            int row, int rows, float *acc)                                         \
+#define X(type, kind, scale, shift)                                                                \
+    static void tile_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,        \
+                            int rows, float *acc)                                                  \
     {                                                                                              \
-        tile(codes, scales, shift, c, s, a, row, rows, acc);                                       \
+        for (int i = 0; i < w->tiles; i++)                                                         \
+            tile(kind, scale, shift, w->codes + i * w->stride, w->scales + i * w->stride, a, row,  \
+                 rows, acc + i * rows * LANES);                                                    \
     }
 SL_MM_FORMATS(X)
 #undef X
@@ -199,12 +201,12 @@ static inline void float_tile(enum sl_mm_codes kind, const uint8_t *c, const str
             acc[r * LANES + i] = (sum[r][0][i] + sum[r][1][i]) + (sum[r][2][i] + sum[r][3][i]);
 }
 
-#define X(type, codes)                                                                             \
-    static void tile_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,         \
-                            int row, int rows, float *acc)                                         \
+#define X(type, kind)                                                                              \
+    static void tile_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,        \
+                            int rows, float *acc)                                                  \
     {                                                                                              \
-        (void)s;                                                                                   \
-        float_tile(codes, c, a, row, rows, acc);                                                   \
+        for (int i = 0; i < w->tiles; i++)                                                         \
+            float_tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * rows * LANES);      \
     }
 SL_MM_FLOAT_FORMATS(X)
 #undef X

@@ -9,8 +9,8 @@ void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int
 
 /* sl_mm_tile_avx512_SL_Q4_0 and so on, one sl_mm_tile_fn per format. */
 #define X(type, ...)                                                                               \
-    void sl_mm_tile_avx512_##type(const uint8_t *codes, const uint8_t *scales,                     \
-                                  const struct sl_mm_act *a, int row, int rows, float *acc);
+    void sl_mm_tile_avx512_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,  \
+                                  int rows, float *acc);
 SL_MM_FORMATS(X)
 SL_MM_FLOAT_FORMATS(X)
 #undef X

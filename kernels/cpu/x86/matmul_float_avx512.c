@@ -67,12 +67,12 @@ INLINE void tile(enum sl_mm_codes kind, const uint8_t *p, const struct sl_mm_act
     for (; rows > 0; rows--, x += a->cols, acc += SL_MM_LANES) rows_of(kind, 1, p, x, a->cols, acc);
 }
 
-#define X(type, codes)                                                                             \
-    void sl_mm_tile_avx512_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,   \
-                                  int row, int rows, float *acc)                                   \
+#define X(type, kind)                                                                              \
+    void sl_mm_tile_avx512_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,  \
+                                  int rows, float *acc)                                            \
     {                                                                                              \
-        (void)s;                                                                                   \
-        tile(codes, c, a, row, rows, acc);                                                         \
+        for (int i = 0; i < w->tiles; i++)                                                         \
+            tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * rows * SL_MM_LANES);      \
     }
 SL_MM_FLOAT_FORMATS(X)
 #undef X

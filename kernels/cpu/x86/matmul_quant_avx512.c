@@ -144,70 +144,107 @@ INLINE __m512i quad(const int8_t *q)
     return _mm512_set1_epi32(v);
 }
 
-/* Quads [from, to) of both planes: 256*hi + lo, plus what the offset of the codes takes away. */
-INLINE __m512 dot(const __m512i w[8], int from, int to, const int8_t *q, const int32_t *neg,
-                  int shift)
+/* Quads [from, to) of both planes for `tiles` tiles: 256*hi + lo, plus what the offset of the codes
+ * takes away. */
+INLINE void dot(int tiles, __m512i w[][8], int from, int to, const int8_t *q, const int32_t *neg,
+                int shift, __m512 out[])
 {
-    __m512i hi = _mm512_setzero_si512(), lo = _mm512_setzero_si512();
-    if (shift != SL_MM_NO_OFFSET) lo = _mm512_slli_epi32(_mm512_set1_epi32(*neg), (unsigned)shift);
+    __m512i hi[SL_MM_SPAN], lo[SL_MM_SPAN], start = _mm512_setzero_si512();
+    if (shift != SL_MM_NO_OFFSET)
+        start = _mm512_slli_epi32(_mm512_set1_epi32(*neg), (unsigned)shift);
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; t++) {
+        hi[t] = _mm512_setzero_si512();
+        lo[t] = start;
+    }
 #pragma GCC unroll 8
     for (int j = from; j < to; j++) {
-        hi = _mm512_dpbusd_epi32(hi, w[j], quad(q + 4 * j));
-        lo = _mm512_dpbusd_epi32(lo, w[j], quad(q + 32 + 4 * j));
+        __m512i xh = quad(q + 4 * j), xl = quad(q + 32 + 4 * j);
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++) {
+            hi[t] = _mm512_dpbusd_epi32(hi[t], w[t][j], xh);
+            lo[t] = _mm512_dpbusd_epi32(lo[t], w[t][j], xl);
+        }
     }
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo));
+#pragma GCC unroll 2
+    for (int t = 0; t < tiles; t++)
+        out[t] = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi[t], 8), lo[t]));
 }
 
-/* acc + one group for one activation row; at = g*n + row. */
-INLINE __m512 step(enum sl_mm_scales kind, int shift, const __m512i w[8], const struct factors *f,
-                   const struct sl_mm_act *a, int64_t at, __m512 acc)
+/* acc[tiles] + one group for one activation row; at = g*n + row. */
+INLINE void step(enum sl_mm_scales kind, int shift, int tiles, __m512i w[][8],
+                 const struct factors f[], const struct sl_mm_act *a, int64_t at, __m512 acc[])
 {
     const int8_t *q = a->q + at * SL_MM_Q_BYTES;
-    __m512 s = _mm512_set1_ps(a->scale[at]);
-    if (kind == SL_MM_K16) {
-        const int32_t *neg = a->neg16 + 2 * at;
-        acc = _mm512_fmadd_ps(_mm512_mul_ps(f->scale[0], s), dot(w, 0, 4, q, neg, shift), acc);
-        return _mm512_fmadd_ps(_mm512_mul_ps(f->scale[1], s), dot(w, 4, 8, q, neg + 1, shift), acc);
+    __m512 s = _mm512_set1_ps(a->scale[at]), d[SL_MM_SPAN];
+    int halves16 = kind == SL_MM_K16; /* two scales, each for half of the quads */
+    const int32_t *neg = halves16 ? a->neg16 + 2 * at : a->neg + at;
+#pragma GCC unroll 2
+    for (int h = 0; h <= halves16; h++) {
+        dot(tiles, w, 4 * h, halves16 ? 4 * h + 4 : 8, q, neg + h, shift, d);
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++)
+            acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(f[t].scale[h], s), d[t], acc[t]);
     }
-    acc = _mm512_fmadd_ps(_mm512_mul_ps(f->scale[0], s), dot(w, 0, 8, q, a->neg + at, shift), acc);
     if (kind == SL_MM_DM || kind == SL_MM_K)
-        acc = _mm512_fmadd_ps(f->min, _mm512_set1_ps(a->sum[at]), acc);
-    return acc;
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++)
+            acc[t] = _mm512_fmadd_ps(f[t].min, _mm512_set1_ps(a->sum[at]), acc[t]);
 }
 
-INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, const uint8_t *c,
-                 const uint8_t *s, const struct sl_mm_act *a, int row, int rows, float *acc)
+INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, int tiles,
+                 const struct sl_mm_span *in, const struct sl_mm_act *a, int row, int rows,
+                 float *acc)
 {
     int64_t groups = a->cols / SL_MM_GROUP;
     int bytes = sl_mm_code_bytes(codes);
-    __m512i w[8];
-    if (rows == 1) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t g = 0; g < groups; g++, c += bytes) {
-            unpack(codes, c, w);
-            struct factors f = factors_of(scales, s, g, groups);
-            sum = step(scales, shift, w, &f, a, g * a->n + row, sum);
+    __m512i w[SL_MM_SPAN][8];
+    struct factors f[SL_MM_SPAN];
+    __m512 sum[SL_MM_SPAN] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    if (rows > 1) memset(acc, 0, (size_t)(tiles * rows * SL_MM_LANES) * sizeof *acc);
+    for (int64_t g = 0; g < groups; g++) {
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++) {
+            unpack(codes, in->codes + t * in->stride + g * bytes, w[t]);
+            f[t] = factors_of(scales, in->scales + t * in->stride, g, groups);
         }
-        _mm512_store_ps(acc, sum);
-        return;
-    }
-    memset(acc, 0, (size_t)rows * SL_MM_LANES * sizeof *acc);
-    for (int64_t g = 0; g < groups; g++, c += bytes) {
-        unpack(codes, c, w);
-        struct factors f = factors_of(scales, s, g, groups);
-        for (int r = 0; r < rows; r++) {
-            float *at = acc + r * SL_MM_LANES;
-            _mm512_store_ps(at,
-                            step(scales, shift, w, &f, a, g * a->n + row + r, _mm512_load_ps(at)));
+        if (rows == 1) {
+            step(scales, shift, tiles, w, f, a, g * a->n + row, sum);
+            continue;
+        }
+        float *at = acc;
+        for (int r = 0; r < rows; r++, at += SL_MM_LANES) {
+#pragma GCC unroll 2
+            for (int t = 0; t < tiles; t++) sum[t] = _mm512_load_ps(at + t * rows * SL_MM_LANES);
+            step(scales, shift, tiles, w, f, a, g * a->n + row + r, sum);
+#pragma GCC unroll 2
+            for (int t = 0; t < tiles; t++) _mm512_store_ps(at + t * rows * SL_MM_LANES, sum[t]);
         }
     }
+    if (rows == 1)
+        for (int t = 0; t < tiles; t++) _mm512_store_ps(acc + t * SL_MM_LANES, sum[t]);
 }
 
-#define X(type, codes, scales, shift)                                                              \
-    void sl_mm_tile_avx512_##type(const uint8_t *c, const uint8_t *s, const struct sl_mm_act *a,   \
-                                  int row, int rows, float *acc)                                   \
+/* One activation row apart from several, one tile apart from two: each a loop without branches. */
+INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
+                 const struct sl_mm_span *in, const struct sl_mm_act *a, int row, int rows,
+                 float *acc)
+{
+    if (rows == 1 && in->tiles == 1)
+        span(codes, scales, shift, 1, in, a, row, 1, acc);
+    else if (rows == 1)
+        span(codes, scales, shift, 2, in, a, row, 1, acc);
+    else if (in->tiles == 1)
+        span(codes, scales, shift, 1, in, a, row, rows, acc);
+    else
+        span(codes, scales, shift, 2, in, a, row, rows, acc);
+}
+
+#define X(type, kind, scale, shift)                                                                \
+    void sl_mm_tile_avx512_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,  \
+                                  int rows, float *acc)                                            \
     {                                                                                              \
-        tile(codes, scales, shift, c, s, a, row, rows, acc);                                       \
+        tile(kind, scale, shift, w, a, row, rows, acc);                                            \
     }
 SL_MM_FORMATS(X)
 #undef X
