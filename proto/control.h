@@ -16,8 +16,11 @@ extern "C" {
 #define SL_CTL_VERSION 1
 #define SL_CTL_MESSAGE_MAX (1u << 20) /* bytes of one packed message */
 #define SL_CTL_REPORT_MS 200          /* heartbeat */
-#define SL_CTL_DEAD_MS 1500           /* silence after which a peer is dead */
+#define SL_CTL_DEAD_MS 3000           /* silence after which a peer is dead: well above the hiccups of a loaded host */
 #define SL_CTL_STEPS_MAX 512          /* Step records in one Report */
+#define SL_CTL_ADDRESS_MAX 4096       /* bytes of one port's address */
+#define SL_CTL_PORTS_MAX 16           /* ports in one Hello */
+#define SL_CTL_PEERS_MAX 256          /* peers in one Wire, links in one Report */
 #define SL_CTL_COORD 255              /* Peer.stage of the coordinator */
 
 enum sl_ctl_kind {
@@ -76,7 +79,8 @@ struct sl_ctl {
 int sl_ctl_pack(const struct sl_ctl *m, struct sl_buf *out);
 
 /* Takes the first whole message of in[0..n): sets *used to the bytes eaten and returns 0; SL_EAGAIN when more bytes are
- * needed; SL_EPROTO when the bytes cannot become a message (drop the peer). A message of an unknown kind is skipped. */
+ * needed; SL_EPROTO when the bytes cannot become a message (drop the peer). A message of an unknown kind is skipped;
+ * *used may therefore be above 0 with SL_EAGAIN too: those bytes are done with. */
 int sl_ctl_unpack(const void *in, size_t n, struct sl_ctl *out, size_t *used, struct sl_err *err);
 void sl_ctl_free(struct sl_ctl *m); /* only decoded messages */
 

@@ -1,0 +1,129 @@
+/* internal.h - what service.c, control.c and status.c share. Private to coordinator/. */
+#ifndef SL_COORDINATOR_INTERNAL_H
+#define SL_COORDINATOR_INTERNAL_H
+
+#include <uv.h>
+
+#include "base/map.h"
+#include "coordinator/launch.h"
+#include "coordinator/service.h"
+#include "model/config.h"
+#include "proto/control.h"
+#include "transport/ctl.h"
+#include "transport/hub.h"
+
+#define SL_BLOCK_TOKENS 32      /* tokens of a KV block */
+#define SL_MAX_ROWS 512         /* rows of a micro-batch */
+#define SL_TICK_MS 50           /* the coordinator's clock event */
+#define SL_HELLO_MS 5000        /* an accepted connection must say Hello within this time */
+#define SL_PENDING_MAX 64       /* accepted connections that have not said Hello yet */
+#define SL_TIMELINE_MAX 4096    /* step records kept per stage */
+
+/* One device of the topology file and the stage process that stands for it. */
+struct stage_peer {
+    struct sl_service *svc;
+    int device;
+    struct sl_ctl_conn *ctl;  /* NULL: not connected */
+    void *link_end;           /* what ctl's callbacks get; owned */
+    struct sl_child *child;   /* NULL: not started by us, or gone */
+    uint64_t heard_ns;
+    /* facts of Hello; strings are owned */
+    char *host_id, *process_id, *cpu, *backend, *transports;
+    struct sl_ctl_port ports[SL_HUB_PORTS_MAX];
+    int n_ports;
+    int pid;
+    uint32_t threads;
+    /* facts of Ready and Report */
+    struct sl_ctl_ready ready;
+    uint64_t loaded_bytes, total_bytes;
+    uint64_t busy_ns, steps, rows, busy_before; /* busy_before: of processes that died */
+    struct sl_ctl_link link;
+    char link_transport[16];
+    struct sl_ctl_step *timeline;
+    unsigned timeline_at, timeline_len;
+    int plan_stage; /* place in the pipeline, -1 before the plan and when left out */
+    char last_error[SL_ERR_MSG_MAX];
+};
+
+/* An accepted connection that has not said Hello. */
+struct pending {
+    struct sl_service *svc;
+    struct sl_ctl_conn *ctl;
+    uint64_t since_ns;
+    int device; /* known for in-process stages, else -1 */
+    struct pending *next;
+};
+
+struct reply_to {
+    sl_reply_fn fn;
+    void *arg;
+};
+
+struct deferred {
+    struct sl_event ev;
+    struct sl_submit submit; /* deep copy when ev.kind is SUBMIT */
+    int32_t *tokens;
+    char *stops[SL_STOPS_MAX];
+    struct deferred *next;
+};
+
+struct sl_service {
+    uv_loop_t *loop;
+    struct sl_service_params p;
+    const struct sl_cluster *cluster;
+    struct sl_weights *weights;
+    struct sl_config config;
+    struct sl_tokenizer *tokenizer;
+    struct sl_template *template;
+    char model_name[96];
+    int context;
+    uint64_t *layer_bytes;
+    struct sl_coord *coord;
+    const char *names[SL_DEVICES_MAX];
+
+    struct sl_hub *hub;
+    uv_tcp_t listener;
+    int listening;
+    char control[300]; /* "host:port" children join */
+    char join_key[65];
+    struct pending *pending;
+    int n_pending;
+    struct stage_peer *peers; /* [n_devices] */
+    uv_timer_t tick;
+    uint64_t pinged_ns;
+
+    struct sl_map replies; /* request id -> struct reply_to */
+    uint64_t next_id;
+    int stepping;
+    struct deferred *deferred, **deferred_tail;
+    struct sl_results_in results;
+    struct sl_buf packed;
+    uint8_t route[SL_ROUTE_MAX];
+    int n_route;
+
+    int serving, failed;
+    int stopping;          /* 1: draining, 2: closing */
+    uint64_t submitting;   /* request whose SUBMIT is being stepped, 0: none */
+    struct sl_err refused; /* why it was refused; code 0 when it was not */
+    int open_handles, closed;
+    void (*done)(void *arg);
+    void *done_arg;
+};
+
+/* service.c */
+void sl_service_event(struct sl_service *s, struct sl_event *ev); /* stamps the time and steps */
+void sl_service_give_up(struct sl_service *s, const struct sl_err *err);
+
+/* control.c: the stages' side of the service. */
+int sl_control_start(struct sl_service *s, struct sl_err *err);
+void sl_control_close(struct sl_service *s);
+void sl_control_tick(struct sl_service *s, uint64_t now_ns);
+void sl_control_launch(struct sl_service *s, int device);
+void sl_control_load(struct sl_service *s, int device, const struct sl_effect *fx);
+void sl_control_wire(struct sl_service *s, uint32_t epoch);
+void sl_control_drain(struct sl_service *s);
+/* The stage is gone: forget its connection, kill its process, tell the coordinator's brain. */
+void sl_control_down(struct sl_service *s, int device, const char *why);
+void sl_peer_close(struct stage_peer *p);
+
+#endif
