@@ -23,6 +23,7 @@ extern "C" {
 #define SL_BATCH_BLOCKS_MAX 65536 /* new KV blocks in one micro-batch */
 #define SL_LOGIT_BIAS_MAX 300     /* entries, as OpenAI allows */
 #define SL_TOP_LOGPROBS_MAX 20    /* alternatives, as OpenAI allows */
+#define SL_VOCAB_MAX (1 << 20)    /* columns of a row of logits */
 
 struct sl_logit_bias {
     int32_t token;
@@ -97,12 +98,14 @@ struct sl_results {
     struct sl_scored *scored;
 };
 
-/* Appends the byte form. 0, SL_ELIMIT or SL_ENOMEM. */
+/* Appends the byte form. 0, SL_ELIMIT (a count or value that unpacking would refuse, or out->max) or SL_ENOMEM; after an
+ * error `out` is as before. A batch has at least one sequence; results may be empty. */
 int sl_batch_pack(const struct sl_batch *b, struct sl_buf *out);
 int sl_results_pack(const struct sl_results *r, struct sl_buf *out);
 
 /* Decoded forms own their arrays; tokens, blocks and logits point into `data`, which must be 4-byte aligned and outlive
- * them. Anything malformed is SL_EPROTO. */
+ * them. Anything malformed is SL_EPROTO; memory SL_ENOMEM. Start from zeroed storage; after an error the decoded form is
+ * empty. Only full storage grows, so the steady state allocates nothing. */
 struct sl_batch_in {
     struct sl_batch batch;
     struct sl_sampling *sampling; /* private storage */

@@ -39,16 +39,19 @@ struct sl_frame_head {
     uint32_t rows, cols;
     uint32_t dtype;     /* enum sl_dtype of the payload, F32 or BF16 */
     uint64_t sent_ns;   /* sender's monotonic clock; comparable on one host only */
-    uint8_t n_hops, hop; /* route length, and the entry that receives this frame */
+    uint8_t n_hops, hop; /* route length (>= 1), and the entry that receives this frame (< n_hops) */
     uint8_t route[SL_ROUTE_MAX]; /* stage numbers to visit */
+    uint32_t link, seq; /* set by the transport: the sender's number for its link, and the frame's number in it */
 };
 
+/* Bytes of rows x cols elements of dtype; UINT64_MAX when that does not fit. dtype F32 or BF16 unless there are none. */
 uint64_t sl_frame_payload_bytes(const struct sl_frame_head *h);
 size_t sl_frame_desc_padded(const struct sl_frame_head *h);
 uint64_t sl_frame_body_bytes(const struct sl_frame_head *h); /* padded descriptor + payload */
 
 void sl_frame_head_pack(const struct sl_frame_head *h, uint8_t out[SL_FRAME_HEAD_BYTES]);
-/* Checks magic, version, checksum (XXH32 over the header) and every limit. SL_EPROTO says what is wrong. */
+/* Checks magic, version, checksum (XXH32 over the header) and every limit. SL_EPROTO says what is wrong; h->link and
+ * h->seq are valid even then when the checksum held, and 0 when it did not. */
 int sl_frame_head_unpack(const uint8_t in[SL_FRAME_HEAD_BYTES], struct sl_frame_head *h, struct sl_err *err);
 
 #ifdef __cplusplus
