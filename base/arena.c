@@ -1,6 +1,7 @@
 /* arena.c - see arena.h. */
 #include "base/arena.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,7 @@ void sl_arena_close(struct sl_arena *a)
 
 void *sl_arena_alloc(struct sl_arena *a, size_t n)
 {
-    if (n > a->max) return NULL;
+    if (n > a->max || n > SIZE_MAX / 2) return NULL; /* so that rounding up cannot wrap around */
     n = (n + ARENA_ALIGN - 1) & ~(size_t)(ARENA_ALIGN - 1);
     if (n > a->max - (a->used < a->max ? a->used : a->max)) return NULL;
     struct sl_arena_chunk *c = a->head;
@@ -38,7 +39,8 @@ void *sl_arena_alloc(struct sl_arena *a, size_t n)
         c = calloc(1, sizeof *c + cap);
         if (!c) return NULL;
         c->cap = cap;
-        /* a big allocation goes behind the current chunk, so that the rest of that one stays usable */
+        /* a big allocation goes behind the current chunk, so that the rest of that one stays usable
+         */
         if (cap == n && a->head) {
             c->next = a->head->next;
             a->head->next = c;
@@ -55,7 +57,7 @@ void *sl_arena_alloc(struct sl_arena *a, size_t n)
 
 char *sl_arena_strndup(struct sl_arena *a, const char *s, size_t n)
 {
-    char *p = sl_arena_alloc(a, n + 1);
+    char *p = n < SIZE_MAX ? sl_arena_alloc(a, n + 1) : NULL;
     if (p && n) memcpy(p, s, n);
     return p;
 }

@@ -1,6 +1,7 @@
 /* buf.c - see buf.h. */
 #include "base/buf.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,11 +9,12 @@
 #include "base/err.h"
 #include "base/sl_assert.h"
 
-#define BUF_FIRST 64 /* bytes of the first allocation */
+#define BUF_FIRST 64           /* bytes of the first allocation */
+#define BUF_MAX (SIZE_MAX / 4) /* "no maximum": doubling must not wrap around */
 
 void sl_buf_init(struct sl_buf *b, size_t max)
 {
-    *b = (struct sl_buf){.max = max};
+    *b = (struct sl_buf){.max = max < BUF_MAX ? max : BUF_MAX};
 }
 
 void sl_buf_close(struct sl_buf *b)

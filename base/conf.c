@@ -43,8 +43,11 @@ static const struct sl_conf_row *find(const struct sl_conf_row *rows, size_t n_r
     return NULL;
 }
 
-static int unknown(const struct sl_conf_row *rows, size_t n_rows, const char *arg, struct sl_err *err)
+static int unknown(const struct sl_conf_row *rows, size_t n_rows, const char *arg, size_t len,
+                   struct sl_err *err)
 {
+    char word[128]; /* without "=value" */
+    snprintf(word, sizeof word, "%.*s", (int)len, arg);
     char *copies[CONF_NAMES_MAX];
     const char *names[CONF_NAMES_MAX];
     size_t n = 0, c = 0;
@@ -56,9 +59,9 @@ static int unknown(const struct sl_conf_row *rows, size_t n_rows, const char *ar
         for (char *t = strtok_r(copy, " ", &save); t && n < CONF_NAMES_MAX; t = strtok_r(NULL, " ", &save))
             names[n++] = t;
     }
-    const char *near = sl_nearest(arg, names, n);
-    int r = near ? sl_err_set(err, SL_EUSAGE, "unknown option %s; did you mean %s?", arg, near)
-                 : sl_err_set(err, SL_EUSAGE, "unknown option %s; --help lists them", arg);
+    const char *near = sl_nearest(word, names, n);
+    int r = near ? sl_err_set(err, SL_EUSAGE, "unknown option %s; did you mean %s?", word, near)
+                 : sl_err_set(err, SL_EUSAGE, "unknown option %s; --help lists them", word);
     while (c) free(copies[--c]);
     return r;
 }
@@ -80,7 +83,7 @@ static int store(const struct sl_conf_row *row, void *settings, const char *name
     } else {
         d = strtod(value, &end);
     }
-    if (end == value || *end || errno || isnan(d))
+    if (end == value || *end || errno || !isfinite(d))
         return sl_err_set(err, SL_EUSAGE, "%s wants a number, not '%s'", name, value);
     if ((row->min != 0 || row->max != 0) && (d < row->min || d > row->max))
         return sl_err_set(err, SL_EUSAGE, "%s must lie between %g and %g, not %s", name, row->min,
@@ -119,7 +122,7 @@ int sl_conf_parse(const struct sl_conf_row *rows, size_t n_rows, void *settings,
         size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
         int negated;
         const struct sl_conf_row *row = find(rows, n_rows, arg, len, &negated);
-        if (!row) return unknown(rows, n_rows, arg, err);
+        if (!row) return unknown(rows, n_rows, arg, len, err);
         if (row->type == SL_CONF_FLAG) {
             if (eq) return sl_err_set(err, SL_EUSAGE, "%.*s takes no value", (int)len, arg);
             int v = !negated;

@@ -67,7 +67,7 @@ static void fill(void)
         char *colon = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
         if (!colon) continue;
         line[strcspn(line, "\n")] = 0;
-        snprintf(name, sizeof name, "%s", colon + 2);
+        snprintf(name, sizeof name, "%s", colon + 1 + strspn(colon + 1, " "));
         break;
     }
     fclose(f);

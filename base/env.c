@@ -1,6 +1,7 @@
 /* env.c - see env.h. */
 #include "base/env.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
@@ -26,7 +27,8 @@ void sl_env_random(void *buf, size_t n)
     char *p = buf;
     while (n > 0) {
         ssize_t got = getrandom(p, n, 0);
-        SL_ASSERT(got > 0); /* blocks until seeded, cannot fail for small sizes */
+        if (got < 0 && errno == EINTR) continue;
+        SL_ASSERT(got > 0); /* blocks until seeded, cannot fail otherwise */
         p += got;
         n -= (size_t)got;
     }

@@ -31,11 +31,13 @@ const char *sl_strerror(int code)
 int sl_err_set(struct sl_err *e, int code, const char *fmt, ...)
 {
     if (!e) return code;
-    e->code = code;
+    char text[SL_ERR_MSG_MAX]; /* the arguments may point into e */
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(e->msg, sizeof e->msg, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    e->code = code;
+    memcpy(e->msg, text, strlen(text) + 1);
     for (char *p = e->msg; *p; p++)
         if (*p == '\n' || *p == '\r') *p = ' ';
     return code;

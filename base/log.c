@@ -44,15 +44,18 @@ void sl_log(enum sl_log_level level, const char *area, const char *fmt, ...)
     char line[LOG_LINE_MAX];
     const char *name = atomic_load(&process_name);
     uint64_t ms = sl_env_wall_ms();
-    int n = snprintf(line, sizeof line, "%02u:%02u:%02u.%03u %-5s %s%s%s: ",
-                     (unsigned)(ms / 3600000 % 24), (unsigned)(ms / 60000 % 60),
-                     (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000), level_names[level],
-                     name ? name : "", name ? " " : "", area);
+    int n = snprintf(line, sizeof line,
+                     "%02u:%02u:%02u.%03u %-5s %s%s%s: ", (unsigned)(ms / 3600000 % 24),
+                     (unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000),
+                     level_names[level], name ? name : "", name ? " " : "", area);
+    n = SL_MIN(n, (int)sizeof line - 2); /* a long name */
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
     va_end(ap);
     size_t len = SL_MIN((size_t)(n + (m > 0 ? m : 0)), sizeof line - 2);
+    for (size_t i = 0; i < len; i++)
+        if (line[i] == '\n') line[i] = ' '; /* one event, one line */
     line[len++] = '\n';
     ssize_t done = write(STDERR_FILENO, line, len);
     (void)done; /* nowhere left to complain */

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,7 +92,7 @@ size_t sl_utf8_scrub(const char *s, size_t n, char *out)
 static int distance(const char *a, const char *b)
 {
     size_t la = strlen(a), lb = strlen(b);
-    if (la > NEAREST_WORD_MAX || lb > NEAREST_WORD_MAX) return NEAREST_WORD_MAX;
+    if (la > NEAREST_WORD_MAX || lb > NEAREST_WORD_MAX) return INT_MAX;
     int row[NEAREST_WORD_MAX + 1];
     for (size_t j = 0; j <= lb; j++) row[j] = (int)j;
     for (size_t i = 1; i <= la; i++) {
@@ -144,8 +145,9 @@ static int parse_unit(const char *s, const struct unit *units, size_t n, double 
 {
     char *end;
     errno = 0;
+    if (!isdigit((unsigned char)s[0]) && s[0] != '.') return SL_EINPUT; /* no signs, "inf" or "nan" */
     double v = strtod(s, &end);
-    if (end == s || errno || !isfinite(v) || v < 0) return SL_EINPUT;
+    if (end == s || errno || !isfinite(v)) return SL_EINPUT;
     while (*end == ' ') end++;
     for (size_t i = 0; i < n; i++) {
         if (strcasecmp(end, units[i].name) == 0) {
@@ -199,6 +201,7 @@ int sl_parse_hostport(const char *s, char *host, size_t host_cap, int *port)
     } else if (memchr(s, ':', (size_t)(colon - s))) {
         return SL_EINPUT; /* a bare IPv6 address: which colon is the port's? */
     }
+    if (!isdigit((unsigned char)colon[1])) return SL_EINPUT; /* strtol would take signs and spaces */
     char *end;
     long p = strtol(colon + 1, &end, 10);
     if (end == colon + 1 || *end || p < 0 || p > 65535) return SL_EINPUT;
