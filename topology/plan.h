@@ -12,6 +12,8 @@
 extern "C" {
 #endif
 
+#define SL_MICRO_BATCHES_MAX 128 /* in flight */
+
 /* The model, in bytes. */
 struct sl_plan_model {
     int n_layers;
