@@ -20,6 +20,13 @@ struct sl_arch {
 
 extern const struct sl_arch sl_arch_llama, sl_arch_qwen2;
 
+const struct sl_arch *sl_arch_find(const char *name); /* NULL when unknown */
+
+/* Every tensor that the family needs is there and well shaped, and none is there that it does not
+ * know. */
+int sl_arch_check_tensors(const struct sl_arch *a, const struct sl_weights *w,
+                          const struct sl_config *c, struct sl_err *err);
+
 /* The names that GGUF gives to a plain decoder layer: attention and gated feed-forward, both behind
  * an RMS norm. */
 #define SL_ARCH_PLAIN_TENSORS                                                                      \

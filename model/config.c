@@ -32,7 +32,7 @@ const char *const *sl_config_archs(int *n)
     return arch_names;
 }
 
-static const struct sl_arch *find_arch(const char *name)
+const struct sl_arch *sl_arch_find(const char *name)
 {
     for (size_t i = 0; i < SL_ARRAY_LEN(archs); i++)
         if (strcmp(archs[i]->name, name) == 0) return archs[i];
@@ -280,193 +280,20 @@ static int read_shared(struct reader *r)
     return e;
 }
 
-/* ---- tensors ---- */
-
-/* "blk.3.attn_q.weight"; NULL when the family has no such tensor. */
-static const char *tensor_name(const struct sl_arch *a, enum sl_role role, int layer,
-                               char out[SL_TENSOR_NAME_MAX])
-{
-    const char *suffix = a->tensors[role];
-    if (!suffix) return NULL;
-    if (role >= SL_ROLE_LAYER_COUNT) return suffix;
-    snprintf(out, SL_TENSOR_NAME_MAX, "blk.%d.%s", layer, suffix);
-    return out;
-}
-
-/* ne[0] and ne[1] that a role must have; ne[1] is 1 for vectors. */
-static void want_shape(const struct sl_config *c, enum sl_role role, int64_t ne[2])
-{
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    const int shapes[SL_ROLE_COUNT][2] = {
-        [SL_ROLE_ATTN_NORM] = {c->n_embd, 1},
-        [SL_ROLE_Q] = {c->n_embd, q},
-        [SL_ROLE_K] = {c->n_embd, kv},
-        [SL_ROLE_V] = {c->n_embd, kv},
-        [SL_ROLE_Q_BIAS] = {q, 1},
-        [SL_ROLE_K_BIAS] = {kv, 1},
-        [SL_ROLE_V_BIAS] = {kv, 1},
-        [SL_ROLE_O] = {q, c->n_embd},
-        [SL_ROLE_FFN_NORM] = {c->n_embd, 1},
-        [SL_ROLE_GATE] = {c->n_embd, c->n_ff},
-        [SL_ROLE_UP] = {c->n_embd, c->n_ff},
-        [SL_ROLE_DOWN] = {c->n_ff, c->n_embd},
-        [SL_ROLE_EMBED] = {c->n_embd, c->n_vocab},
-        [SL_ROLE_OUT_NORM] = {c->n_embd, 1},
-        [SL_ROLE_OUTPUT] = {c->n_embd, c->n_vocab},
-        [SL_ROLE_ROPE_FREQS] = {c->rope_dims / 2, 1},
-    };
-    ne[0] = shapes[role][0];
-    ne[1] = shapes[role][1];
-}
-
-static int is_optional(const struct sl_config *c, enum sl_role role)
-{
-    if (role == SL_ROLE_Q_BIAS || role == SL_ROLE_K_BIAS || role == SL_ROLE_V_BIAS)
-        return !c->qkv_bias;
-    return role == SL_ROLE_ROPE_FREQS || (role == SL_ROLE_OUTPUT && c->tied);
-}
-
-/* Presence and shape; sl_config_tensor adds what can be run. */
-static int find_tensor(struct reader *r, const struct sl_arch *a, enum sl_role role, int layer,
-                       const struct sl_tensor **out)
-{
-    char buf[SL_TENSOR_NAME_MAX];
-    const char *name = tensor_name(a, role, layer, buf);
-    const struct sl_tensor *t = name ? sl_weights_find(r->w, name) : NULL;
-    *out = NULL;
-    if (!t && is_optional(r->c, role)) return 0;
-    if (!t)
-        return refuse(r, SL_EINPUT, "tensor %s is missing; this file has no complete model",
-                      name ? name : "?");
-    int64_t ne[2];
-    want_shape(r->c, role, ne);
-    if (t->ne[0] != ne[0] || t->ne[1] != ne[1] || t->ne[2] != 1 || t->ne[3] != 1)
-        return refuse(r, SL_EINPUT,
-                      "tensor %s has %" PRId64 " x %" PRId64 " elements, the metadata want %" PRId64
-                      " x %" PRId64 "; convert the model again",
-                      name, t->ne[0], t->ne[1], ne[0], ne[1]);
-    *out = t;
-    return 0;
-}
-
-/* Does `name` (inside a layer: what follows "blk.N.") belong to a role? Scales beside a weight
- * belong to its format, which sl_config_tensor judges. */
-static int explained(const struct sl_arch *a, const char *name, int from, int to)
-{
-    size_t n = strlen(name);
-    for (int role = from; role < to; role++) {
-        const char *t = a->tensors[role];
-        if (!t) continue;
-        if (strcmp(t, name) == 0) return 1;
-        size_t stem = strlen(t) - strlen("weight"); /* with the dot */
-        int scale = n > stem &&
-                    (strcmp(name + stem, "scale") == 0 || strcmp(name + stem, "input_scale") == 0);
-        if (scale && strcmp(t + stem, "weight") == 0 && memcmp(t, name, stem) == 0) return 1;
-    }
-    return 0;
-}
-
-static int check_tensors(struct reader *r, const struct sl_arch *a)
-{
-    const struct sl_tensor *t;
-    for (int role = 0; role < SL_ROLE_COUNT; role++) {
-        int n = role < SL_ROLE_LAYER_COUNT ? r->c->n_layers : 1;
-        for (int layer = 0; layer < n; layer++) {
-            int e = find_tensor(r, a, (enum sl_role)role, layer, &t);
-            if (e) return e;
-        }
-    }
-    for (size_t i = 0; i < sl_weights_count(r->w); i++) {
-        const char *name = sl_weights_at(r->w, i)->name;
-        int layer = -1, end = 0;
-        int in_layer = sscanf(name, "blk.%4d.%n", &layer, &end) == 1 && end > 0;
-        if (in_layer && layer >= 0 && layer < r->c->n_layers &&
-            explained(a, name + end, 0, SL_ROLE_LAYER_COUNT))
-            continue;
-        if (!in_layer && explained(a, name, SL_ROLE_LAYER_COUNT, SL_ROLE_COUNT)) continue;
-        return refuse(
-            r, SL_EUNSUPPORTED,
-            "tensor %s: a '%s' model with this tensor is a variant that is not run here; use "
-            "another model",
-            name, a->name);
-    }
-    return 0;
-}
-
 int sl_config_read(const struct sl_weights *w, struct sl_config *out, struct sl_err *err)
 {
     struct sl_config c = {0};
     struct reader r = {.w = w, .c = &c, .err = err};
     int e = read_names(&r);
     if (e) return e;
-    const struct sl_arch *a = find_arch(c.arch);
+    const struct sl_arch *a = sl_arch_find(c.arch);
     if (!a) return unknown_arch(&r);
     c.rope = a->rope;
     c.tied = sl_weights_find(w, a->tensors[SL_ROLE_OUTPUT]) == NULL;
     e = read_shared(&r);
     if (!e) e = read_vocab(&r, a);
     if (!e) e = a->read(w, &c, err);
-    if (!e) e = check_tensors(&r, a);
+    if (!e) e = sl_arch_check_tensors(a, w, &c, err);
     if (!e) *out = c;
     return e;
-}
-
-int sl_config_tensor(const struct sl_weights *w, const struct sl_config *c, enum sl_role role,
-                     int layer, const struct sl_tensor **out, struct sl_err *err)
-{
-    SL_ASSERT(role >= 0 && role < SL_ROLE_COUNT);
-    SL_ASSERT(role >= SL_ROLE_LAYER_COUNT || (layer >= 0 && layer < c->n_layers));
-    struct sl_config copy = *c;
-    struct reader r = {.w = w, .c = &copy, .err = err};
-    const struct sl_arch *a = find_arch(c->arch);
-    if (!a) return unknown_arch(&r);
-    int e = find_tensor(&r, a, role, layer, out);
-    const struct sl_tensor *t = *out;
-    if (e || !t) return e;
-    *out = NULL;
-    if (!t->known)
-        return refuse(&r, SL_EUNSUPPORTED,
-                      "tensor %s: the format %s is not run here; use a file in Q4_K_M, Q8_0 or F16",
-                      t->name, sl_dtype_ggml_name(t->ggml_type));
-    char scale[SL_TENSOR_NAME_MAX];
-    size_t stem = strlen(t->name) - strlen("weight");
-    snprintf(scale, sizeof scale, "%.*sscale", (int)stem, t->name);
-    if (strcmp(t->name + stem, "weight") == 0 && sl_weights_find(w, scale))
-        return refuse(&r, SL_EUNSUPPORTED,
-                      "tensor %s: a scale beside %s weights is not run here; use another file",
-                      scale, sl_dtype_name(t->type));
-    *out = t;
-    return 0;
-}
-
-int sl_config_layer_bytes(const struct sl_weights *w, const struct sl_config *c, int layer,
-                          uint64_t *bytes, struct sl_err *err)
-{
-    uint64_t sum = 0;
-    for (int role = 0; role < SL_ROLE_LAYER_COUNT; role++) {
-        const struct sl_tensor *t;
-        int e = sl_config_tensor(w, c, (enum sl_role)role, layer, &t, err);
-        if (e) return e;
-        if (t) sum += t->bytes;
-    }
-    *bytes = sum;
-    return 0;
-}
-
-int sl_config_edge_bytes(const struct sl_weights *w, const struct sl_config *c, uint64_t *embed,
-                         uint64_t *head, struct sl_err *err)
-{
-    const struct sl_tensor *in, *norm, *out;
-    int e = sl_config_tensor(w, c, SL_ROLE_EMBED, 0, &in, err);
-    if (!e) e = sl_config_tensor(w, c, SL_ROLE_OUT_NORM, 0, &norm, err);
-    if (!e) e = sl_config_tensor(w, c, SL_ROLE_OUTPUT, 0, &out, err);
-    if (e) return e;
-    *embed = in->bytes;
-    *head = norm->bytes + (out ? out : in)->bytes;
-    return 0;
-}
-
-uint64_t sl_config_kv_bytes(const struct sl_config *c, int elem_bytes)
-{
-    return 2 * (uint64_t)c->n_kv_heads * (uint64_t)c->head_dim * (uint64_t)elem_bytes;
 }

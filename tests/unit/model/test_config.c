@@ -1,4 +1,5 @@
-/* test_config.c - reading and checking configurations of tiny models made here: every refusal names its key or tensor. */
+/* test_config.c - reading and checking configurations of tiny models made here: every refusal names
+ * its key or tensor. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,7 +28,8 @@ static struct model open_model(struct gguf_writer *g)
     size_t n;
     m.data = gguf_build(g, &n, NULL, NULL);
     gguf_close(g);
-    if (sl_weights_open_memory("tiny.gguf", m.data, n, &m.w, &m.err) != 0) fail_msg("%s", m.err.msg);
+    if (sl_weights_open_memory("tiny.gguf", m.data, n, &m.w, &m.err) != 0)
+        fail_msg("%s", m.err.msg);
     m.r = sl_config_read(m.w, &m.c, &m.err);
     return m;
 }
@@ -122,13 +124,28 @@ static void add_variant(struct gguf_writer *g, const struct variant *v)
 {
     int64_t ne[2] = {(int64_t)v->number, 4};
     switch (v->kind) {
-    case U32: gguf_u32(g, v->key, (uint32_t)v->number); break;
-    case F32: gguf_f32(g, v->key, (float)v->number); break;
-    case BOOLEAN: gguf_bool(g, v->key, v->number != 0); break;
-    case STRING: gguf_string(g, v->key, v->text); break;
-    case INTS: gguf_array(g, v->key, GGUF_I32, 2, (int32_t[]){(int32_t)v->number, v->text ? 9 : (int32_t)v->number}); break;
-    case TENSOR1: gguf_tensor(g, v->key, 1, ne, 0, NULL, (size_t)ne[0] * 4); break;
-    case TENSOR2: gguf_tensor(g, v->key, 2, ne, 0, NULL, (size_t)ne[0] * 16); break;
+    case U32:
+        gguf_u32(g, v->key, (uint32_t)v->number);
+        break;
+    case F32:
+        gguf_f32(g, v->key, (float)v->number);
+        break;
+    case BOOLEAN:
+        gguf_bool(g, v->key, v->number != 0);
+        break;
+    case STRING:
+        gguf_string(g, v->key, v->text);
+        break;
+    case INTS:
+        gguf_array(g, v->key, GGUF_I32, 2,
+                   (int32_t[]){(int32_t)v->number, v->text ? 9 : (int32_t)v->number});
+        break;
+    case TENSOR1:
+        gguf_tensor(g, v->key, 1, ne, 0, NULL, (size_t)ne[0] * 4);
+        break;
+    case TENSOR2:
+        gguf_tensor(g, v->key, 2, ne, 0, NULL, (size_t)ne[0] * 16);
+        break;
     }
 }
 
@@ -145,57 +162,98 @@ static const struct variant variants[] = {
     {NULL, "llama.some_new_note", STRING, 0, "x", 0, NULL},
     {NULL, "output.weight", TENSOR2, 8, NULL, 0, NULL},
     /* what we do not run */
-    {NULL, "llama.expert_count", U32, 8, NULL, SL_EUNSUPPORTED, "key llama.expert_count: a mixture of experts"},
-    {NULL, "llama.rope.scaling.type", STRING, 0, "yarn", SL_EUNSUPPORTED, "key llama.rope.scaling.type: 'yarn'"},
+    {NULL, "llama.expert_count", U32, 8, NULL, SL_EUNSUPPORTED,
+     "key llama.expert_count: a mixture of experts"},
+    {NULL, "llama.rope.scaling.type", STRING, 0, "yarn", SL_EUNSUPPORTED,
+     "key llama.rope.scaling.type: 'yarn'"},
     {NULL, "llama.rope.scaling.type", STRING, 0, "longrope", SL_EUNSUPPORTED, "'longrope'"},
     {NULL, "llama.rope.scaling.attn_factor", F32, 1.2, NULL, SL_EUNSUPPORTED, "attn_factor"},
     {NULL, "llama.attention.sliding_window", U32, 63, NULL, SL_EUNSUPPORTED, "sliding-window"},
-    {NULL, "llama.attention.causal", BOOLEAN, 0, NULL, SL_EUNSUPPORTED, "key llama.attention.causal"},
+    {NULL, "llama.attention.causal", BOOLEAN, 0, NULL, SL_EUNSUPPORTED,
+     "key llama.attention.causal"},
     {NULL, "llama.logit_scale", F32, 0.5, NULL, SL_EUNSUPPORTED, "key llama.logit_scale"},
-    {NULL, "llama.attention.value_length", U32, 8, NULL, SL_EUNSUPPORTED, "values of 8 elements with keys of 4"},
-    {NULL, "llama.attention.key_length", U32, 1024, NULL, SL_EUNSUPPORTED, "heads of 1024 elements"},
+    {NULL, "llama.attention.value_length", U32, 8, NULL, SL_EUNSUPPORTED,
+     "values of 8 elements with keys of 4"},
+    {NULL, "llama.attention.key_length", U32, 1024, NULL, SL_EUNSUPPORTED,
+     "heads of 1024 elements"},
     {NULL, "llama.attention.key_length", U32, 5, NULL, SL_EUNSUPPORTED, "heads of 5 elements"},
-    {"feed_forward_length", "llama.feed_forward_length", INTS, 16, "mixed", SL_EUNSUPPORTED, "differs from layer to layer"},
-    {NULL, "blk.0.attn_q_norm.weight", TENSOR1, 4, NULL, SL_EUNSUPPORTED, "tensor blk.0.attn_q_norm.weight: "},
-    {NULL, "blk.0.attn_output.bias", TENSOR1, 8, NULL, SL_EUNSUPPORTED, "tensor blk.0.attn_output.bias: "},
-    {NULL, "blk.1.attn_norm.weight", TENSOR1, 8, NULL, SL_EUNSUPPORTED, "tensor blk.1.attn_norm.weight: "},
-    {NULL, "rope_factors_long.weight", TENSOR1, 2, NULL, SL_EUNSUPPORTED, "tensor rope_factors_long.weight: "},
+    {"feed_forward_length", "llama.feed_forward_length", INTS, 16, "mixed", SL_EUNSUPPORTED,
+     "differs from layer to layer"},
+    {NULL, "blk.0.attn_q_norm.weight", TENSOR1, 4, NULL, SL_EUNSUPPORTED,
+     "tensor blk.0.attn_q_norm.weight: "},
+    {NULL, "blk.0.attn_output.bias", TENSOR1, 8, NULL, SL_EUNSUPPORTED,
+     "tensor blk.0.attn_output.bias: "},
+    {NULL, "blk.1.attn_norm.weight", TENSOR1, 8, NULL, SL_EUNSUPPORTED,
+     "tensor blk.1.attn_norm.weight: "},
+    {NULL, "blk. 0.attn_norm.weight", TENSOR1, 8, NULL, SL_EUNSUPPORTED,
+     "tensor blk. 0.attn_norm.weight: "},
+    {NULL, "blk.00.attn_norm.weight", TENSOR1, 8, NULL, SL_EUNSUPPORTED,
+     "tensor blk.00.attn_norm.weight: "},
+    {NULL, "blk.0.attn_k.bias", TENSOR1, 4, NULL, SL_EINPUT, "only some layers have biases"},
+    {NULL, "rope_factors_long.weight", TENSOR1, 2, NULL, SL_EUNSUPPORTED,
+     "tensor rope_factors_long.weight: "},
     {"general.architecture", "general.architecture", STRING, 0, "lama", SL_EUNSUPPORTED,
      "architecture 'lama' is not run here; known: llama, qwen2; nearest: llama"},
-    {"general.architecture", "general.architecture", STRING, 0, "mamba-and-more", SL_EUNSUPPORTED, "known: llama, qwen2"},
+    {"general.architecture", "general.architecture", STRING, 0, "mamba-and-more", SL_EUNSUPPORTED,
+     "known: llama, qwen2"},
     /* what cannot be */
     {"general.architecture", NULL, U32, 0, NULL, SL_EINPUT, "key general.architecture is missing"},
-    {"general.architecture", "general.architecture", STRING, 0, "", SL_EINPUT, "general.architecture"},
-    {"general.architecture", "general.architecture", STRING, 0, "a\033b", SL_EINPUT, "not a plain word"},
-    {"general.architecture", "general.architecture", U32, 1, NULL, SL_EINPUT, "general.architecture"},
+    {"general.architecture", "general.architecture", STRING, 0, "", SL_EINPUT,
+     "general.architecture"},
+    {"general.architecture", "general.architecture", STRING, 0, "a\033b", SL_EINPUT,
+     "not a plain word"},
+    {"general.architecture", "general.architecture", U32, 1, NULL, SL_EINPUT,
+     "general.architecture"},
     {"block_count", NULL, U32, 0, NULL, SL_EINPUT, "key llama.block_count is missing"},
-    {"block_count", "llama.block_count", U32, 0, NULL, SL_EINPUT, "key llama.block_count should be an integer from 1"},
-    {"block_count", "llama.block_count", U32, 5000, NULL, SL_EINPUT, "key llama.block_count should be"},
-    {"block_count", "llama.block_count", U32, 2, NULL, SL_EINPUT, "tensor blk.1.attn_norm.weight is missing"},
-    {"block_count", "llama.block_count", STRING, 0, "1", SL_EINPUT, "key llama.block_count should be"},
+    {"block_count", "llama.block_count", U32, 0, NULL, SL_EINPUT,
+     "key llama.block_count should be an integer from 1"},
+    {"block_count", "llama.block_count", U32, 5000, NULL, SL_EINPUT,
+     "key llama.block_count should be"},
+    {"block_count", "llama.block_count", U32, 2, NULL, SL_EINPUT,
+     "tensor blk.1.attn_norm.weight is missing"},
+    {"block_count", "llama.block_count", STRING, 0, "1", SL_EINPUT,
+     "key llama.block_count should be"},
     {"context_length", NULL, U32, 0, NULL, SL_EINPUT, "key llama.context_length is missing"},
-    {"embedding_length", "llama.embedding_length", U32, 16, NULL, SL_EINPUT, "tensor blk.0.attn_norm.weight has 8 x 1"},
-    {"embedding_length", "llama.embedding_length", U32, 1u << 31, NULL, SL_EINPUT, "key llama.embedding_length should be"},
-    {"embedding_length", "llama.embedding_length", U32, 9, NULL, SL_EINPUT, "2 heads do not divide 9 elements"},
-    {"attention.head_count", NULL, U32, 0, NULL, SL_EINPUT, "key llama.attention.head_count is missing"},
-    {"attention.head_count", "llama.attention.head_count", U32, 4, NULL, SL_EINPUT, "tensor blk.0.attn_k.weight has 8 x 4"},
-    {"attention.head_count_kv", "llama.attention.head_count_kv", U32, 3, NULL, SL_EINPUT, "3 does not divide the 2 heads"},
-    {"attention.head_count_kv", NULL, U32, 0, NULL, SL_EINPUT, "tensor blk.0.attn_k.weight has 8 x 4"},
-    {"feed_forward_length", NULL, U32, 0, NULL, SL_EINPUT, "key llama.feed_forward_length is missing"},
-    {"feed_forward_length", "llama.feed_forward_length", U32, 8, NULL, SL_EINPUT, "tensor blk.0.ffn_gate.weight has 8 x 16"},
+    {"embedding_length", "llama.embedding_length", U32, 16, NULL, SL_EINPUT,
+     "tensor blk.0.attn_norm.weight has 8 x 1"},
+    {"embedding_length", "llama.embedding_length", U32, 1u << 31, NULL, SL_EINPUT,
+     "key llama.embedding_length should be"},
+    {"embedding_length", "llama.embedding_length", U32, 9, NULL, SL_EINPUT,
+     "2 heads do not divide 9 elements"},
+    {"attention.head_count", NULL, U32, 0, NULL, SL_EINPUT,
+     "key llama.attention.head_count is missing"},
+    {"attention.head_count", "llama.attention.head_count", U32, 4, NULL, SL_EINPUT,
+     "tensor blk.0.attn_k.weight has 8 x 4"},
+    {"attention.head_count_kv", "llama.attention.head_count_kv", U32, 3, NULL, SL_EINPUT,
+     "3 does not divide the 2 heads"},
+    {"attention.head_count_kv", NULL, U32, 0, NULL, SL_EINPUT,
+     "tensor blk.0.attn_k.weight has 8 x 4"},
+    {"feed_forward_length", NULL, U32, 0, NULL, SL_EINPUT,
+     "key llama.feed_forward_length is missing"},
+    {"feed_forward_length", "llama.feed_forward_length", U32, 8, NULL, SL_EINPUT,
+     "tensor blk.0.ffn_gate.weight has 8 x 16"},
     {"attention.layer_norm_rms_epsilon", NULL, U32, 0, NULL, SL_EINPUT, "layer_norm_rms_epsilon"},
-    {"attention.layer_norm_rms_epsilon", "llama.attention.layer_norm_rms_epsilon", F32, -1, NULL, SL_EINPUT, "is -1"},
-    {NULL, "llama.rope.dimension_count", U32, 3, NULL, SL_EINPUT, "key llama.rope.dimension_count is 3"},
-    {NULL, "llama.rope.dimension_count", U32, 6, NULL, SL_EINPUT, "key llama.rope.dimension_count is 6"},
+    {"attention.layer_norm_rms_epsilon", "llama.attention.layer_norm_rms_epsilon", F32, -1, NULL,
+     SL_EINPUT, "is -1"},
+    {NULL, "llama.rope.dimension_count", U32, 3, NULL, SL_EINPUT,
+     "key llama.rope.dimension_count is 3"},
+    {NULL, "llama.rope.dimension_count", U32, 6, NULL, SL_EINPUT,
+     "key llama.rope.dimension_count is 6"},
     {NULL, "llama.rope.freq_base", F32, 0, NULL, SL_EINPUT, "key llama.rope.freq_base is 0"},
-    {NULL, "llama.rope.scaling.factor", F32, -2, NULL, SL_EINPUT, "key llama.rope.scaling.factor is -2"},
-    {NULL, "llama.rope.scaling.type", U32, 1, NULL, SL_EINPUT, "key llama.rope.scaling.type should be a string"},
-    {NULL, "llama.vocab_size", U32, 5, NULL, SL_EINPUT, "tensor token_embd.weight has 4 rows for a vocabulary of 5"},
+    {NULL, "llama.rope.scaling.factor", F32, -2, NULL, SL_EINPUT,
+     "key llama.rope.scaling.factor is -2"},
+    {NULL, "llama.rope.scaling.type", U32, 1, NULL, SL_EINPUT,
+     "key llama.rope.scaling.type should be a string"},
+    {NULL, "llama.vocab_size", U32, 5, NULL, SL_EINPUT,
+     "tensor token_embd.weight has 4 rows for a vocabulary of 5"},
     {"token_embd.weight", NULL, U32, 0, NULL, SL_EINPUT, "tensor token_embd.weight is missing"},
     {"output_norm.weight", NULL, U32, 0, NULL, SL_EINPUT, "tensor output_norm.weight is missing"},
-    {"blk.0.ffn_down.weight", NULL, U32, 0, NULL, SL_EINPUT, "tensor blk.0.ffn_down.weight is missing"},
-    {"blk.0.attn_norm.weight", "blk.0.attn_norm.weight", TENSOR1, 7, NULL, SL_EINPUT, "tensor blk.0.attn_norm.weight has 7 x 1"},
-    {"output_norm.weight", "output_norm.weight", TENSOR2, 8, NULL, SL_EINPUT, "tensor output_norm.weight has 8 x 4"},
+    {"blk.0.ffn_down.weight", NULL, U32, 0, NULL, SL_EINPUT,
+     "tensor blk.0.ffn_down.weight is missing"},
+    {"blk.0.attn_norm.weight", "blk.0.attn_norm.weight", TENSOR1, 7, NULL, SL_EINPUT,
+     "tensor blk.0.attn_norm.weight has 7 x 1"},
+    {"output_norm.weight", "output_norm.weight", TENSOR2, 8, NULL, SL_EINPUT,
+     "tensor output_norm.weight has 8 x 4"},
     {NULL, "rope_freqs.weight", TENSOR1, 4, NULL, SL_EINPUT, "tensor rope_freqs.weight has 4 x 1"},
     {NULL, "blk.0.attn_q.bias", TENSOR1, 8, NULL, SL_EINPUT, "tensor blk.0.attn_k.bias is missing"},
 };
@@ -210,8 +268,10 @@ static void checks_variants(void **state)
         gguf_add_model(&g, "llama", 1, (const char *[]){v->leave_out, NULL});
         if (v->key) add_variant(&g, v);
         struct model m = open_model(&g);
-        if (m.r != v->code || (v->says && (!strstr(m.err.msg, v->says) || strncmp(m.err.msg, "tiny.gguf: ", 11) != 0)))
-            fail_msg("row %zu: got %d '%s', wanted %d '%s'", i, m.r, m.err.msg, v->code, v->says ? v->says : "");
+        if (m.r != v->code || (v->says && (!strstr(m.err.msg, v->says) ||
+                                           strncmp(m.err.msg, "tiny.gguf: ", 11) != 0)))
+            fail_msg("row %zu: got %d '%s', wanted %d '%s'", i, m.r, m.err.msg, v->code,
+                     v->says ? v->says : "");
         close_model(&m);
     }
 }
@@ -248,7 +308,8 @@ static void refuses_more_tokens_than_rows(void **state)
     struct gguf_writer g;
     gguf_init(&g);
     gguf_add_model(&g, "llama", 1, NULL);
-    gguf_array(&g, "tokenizer.ggml.tokens", GGUF_STRING, 5, (const char *[]){"a", "b", "c", "d", "e"});
+    gguf_array(&g, "tokenizer.ggml.tokens", GGUF_STRING, 5,
+               (const char *[]){"a", "b", "c", "d", "e"});
     struct model m = open_model(&g);
     assert_int_equal(m.r, SL_EINPUT);
     assert_non_null(strstr(m.err.msg, "4 rows for a vocabulary of 5"));
@@ -261,7 +322,7 @@ static void refuses_formats_without_a_row(void **state)
     struct gguf_writer g;
     gguf_init(&g);
     gguf_add_model(&g, "llama", 1, (const char *[]){"blk.0.ffn_up.weight", NULL});
-    gguf_tensor(&g, "blk.0.ffn_up.weight", 2, (int64_t[]){8, 16}, 28, NULL, 1024);  /* F64 */
+    gguf_tensor(&g, "blk.0.ffn_up.weight", 2, (int64_t[]){8, 16}, 28, NULL, 1024); /* F64 */
     gguf_tensor(&g, "blk.0.ffn_gate.scale", 1, (int64_t[]){1}, 0, NULL, 4);
     struct model m = open_model(&g);
     if (m.r) fail_msg("%s", m.err.msg);

@@ -1,4 +1,5 @@
-/* test_gguf.c - the GGUF reader: everything it must read, everything it must refuse, and what it maps. */
+/* test_gguf.c - the GGUF reader: everything it must read, everything it must refuse, and what it
+ * maps. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,11 +25,13 @@ static uint64_t walk(const struct sl_weights *w)
         const char *key;
         const struct sl_meta *m = sl_weights_meta_nth(w, i, &key);
         assert_ptr_equal(sl_weights_meta(w, key), m);
-        for (size_t j = 0; m->type == SL_META_STRING && j < m->len; j++) sum += (unsigned char)m->s[j];
+        for (size_t j = 0; m->type == SL_META_STRING && j < m->len; j++)
+            sum += (unsigned char)m->s[j];
         for (size_t j = 0; m->type == SL_META_ARRAY && j < m->len; j++) {
             struct sl_meta v = sl_meta_at(m, j);
             assert_int_equal(v.type, m->elem);
-            for (size_t k = 0; v.type == SL_META_STRING && k < v.len; k++) sum += (unsigned char)v.s[k];
+            for (size_t k = 0; v.type == SL_META_STRING && k < v.len; k++)
+                sum += (unsigned char)v.s[k];
             sum += (uint64_t)v.i;
         }
     }
@@ -91,7 +94,8 @@ static void opens_small_file(void **state)
     free(data);
 }
 
-/* One row: `width` bytes of `value` written `delta` bytes after the end of the text `anchor`, or at `delta`. */
+/* One row: `width` bytes of `value` written `delta` bytes after the end of the text `anchor`, or at
+ * `delta`. */
 struct corruption {
     const char *anchor;
     int delta, width;
@@ -161,7 +165,8 @@ static const struct corruption corruptions[] = {
     {"t1", 20, 4, 38, SL_EUNSUPPORTED, "tensor t1: tensor format id 38 was retired"},
     {"t1", 20, 4, 133, SL_EUNSUPPORTED, "tensor t1: tensor format id 133 is unknown"},
     {"t1", 20, 4, UINT32_MAX, SL_EUNSUPPORTED, "tensor t1: tensor format id 4294967295 is unknown"},
-    {"t1", 20, 4, 12, SL_EINPUT, "tensor t1: rows of 32 elements do not divide into Q4_K blocks of 256"},
+    {"t1", 20, 4, 12, SL_EINPUT,
+     "tensor t1: rows of 32 elements do not divide into Q4_K blocks of 256"},
     {"t1", 24, 8, 32, SL_EINPUT, "tensor t1: its data should begin at offset 0"},
     {"t2", 16, 8, 0, SL_EINPUT, "tensor t2: its data should begin at offset 96"},
     {"t2", 16, 8, 64, SL_EINPUT, "tensor t2: its data should begin at offset 96"},
@@ -190,8 +195,8 @@ static void refuses_corruptions(void **state)
         struct sl_weights *w = NULL;
         struct sl_err err = {0};
         int r = sl_weights_open_memory(FILE_NAME, data, n, &w, &err);
-        if (r != c->code || err.code != r || !strstr(err.msg, c->says) || strncmp(err.msg, FILE_NAME ": ", 12) != 0 ||
-            !strstr(err.msg, "byte "))
+        if (r != c->code || err.code != r || !strstr(err.msg, c->says) ||
+            strncmp(err.msg, FILE_NAME ": ", 12) != 0 || !strstr(err.msg, "byte "))
             fail_msg("row %zu: got %d '%s', wanted %d '%s'", i, r, err.msg, c->code, c->says);
         assert_null(w);
         free(data);
@@ -204,13 +209,15 @@ static void refuses_every_truncation(void **state)
     size_t n, data_at;
     uint8_t *data = small_file(&n, &data_at);
     for (size_t len = 0; len <= n; len++) {
-        uint8_t *part = malloc(len ? len : 1); /* its own block, so that a sanitizer sees one byte too far */
+        uint8_t *part =
+            malloc(len ? len : 1); /* its own block, so that a sanitizer sees one byte too far */
         memcpy(part, data, len);
         struct sl_weights *w = NULL;
         struct sl_err err = {0};
         int r = sl_weights_open_memory(FILE_NAME, part, len, &w, &err);
         int whole = len >= data_at + 96 + 16; /* only padding may be missing */
-        if (r != (whole ? 0 : SL_EINPUT)) fail_msg("length %zu of %zu: %d '%s'", len, n, r, err.msg);
+        if (r != (whole ? 0 : SL_EINPUT))
+            fail_msg("length %zu of %zu: %d '%s'", len, n, r, err.msg);
         if (!whole) assert_non_null(strstr(err.msg, "byte "));
         sl_weights_close(w);
         free(part);
@@ -352,7 +359,9 @@ static void typed_access_checks(void **state)
     assert_int_equal(sl_weights_int(w, "a.none", 9, 0, 5, &i, &err), 0);
     assert_int_equal(i, 9);
     assert_int_equal(sl_weights_int(w, "a.wide", 9, 0, 4, &i, &err), SL_EINPUT);
-    assert_string_equal(err.msg, "small.gguf: key a.wide should be an integer from 0 to 4; convert the model again");
+    assert_string_equal(
+        err.msg,
+        "small.gguf: key a.wide should be an integer from 0 to 4; convert the model again");
     assert_int_equal(sl_weights_int(w, "a.flag", 9, 0, 4, &i, NULL), SL_EINPUT);
     assert_int_equal(sl_weights_float(w, "a.wide", 0, &f, &err), 0);
     assert_true(f == 5);
@@ -368,7 +377,8 @@ static void typed_access_checks(void **state)
     free(data);
 }
 
-/* A vocabulary larger than the first read: the header buffer moves while it grows, the values must follow. */
+/* A vocabulary larger than the first read: the header buffer moves while it grows, the values must
+ * follow. */
 static void reads_large_header_from_file(void **state)
 {
     const char *dir = *state;
@@ -480,7 +490,8 @@ static void maps_only_own_pages(void **state)
         char name[16];
         for (size_t j = 0; j < 3 * page / sizeof *data; j++) data[j] = (float)i;
         snprintf(name, sizeof name, "t%d", i);
-        gguf_tensor(&g, name, 1, (int64_t[]){(int64_t)(3 * page / sizeof *data)}, 0, data, 3 * page);
+        gguf_tensor(&g, name, 1, (int64_t[]){(int64_t)(3 * page / sizeof *data)}, 0, data,
+                    3 * page);
     }
     assert_int_equal(gguf_save(&g, path), 0);
     gguf_close(&g);
@@ -523,7 +534,11 @@ static void write_part(const char *path, int no, int count, int total, const cha
     gguf_value(&g, "split.tensors.count", GGUF_I32, &total);
     if (no == 0) gguf_string(&g, "general.name", "parted");
     gguf_tensor(&g, tensor, 1, (int64_t[]){1}, 0, &(float){(float)no}, 4);
-    gguf_tensor(&g, no == 0 ? "x" : no == 1 ? "y" : "z", 1, (int64_t[]){1}, 0, &(float){(float)(10 + no)}, 4);
+    gguf_tensor(&g,
+                no == 0   ? "x"
+                : no == 1 ? "y"
+                          : "z",
+                1, (int64_t[]){1}, 0, &(float){(float)(10 + no)}, 4);
     assert_int_equal(gguf_save(&g, path), 0);
     gguf_close(&g);
 }

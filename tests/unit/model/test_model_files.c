@@ -1,5 +1,5 @@
-/* test_model_files.c - real files: the tiny models in every format, the vocabularies, and SmolLM2. The argument says which;
- * absent data is status 77 (skipped). */
+/* test_model_files.c - real files: the tiny models in every format, the vocabularies, and SmolLM2.
+ * The argument says which; absent data is status 77 (skipped). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -46,7 +46,8 @@ static void reads_all_formats(void **state)
         struct sl_weights *w;
         struct sl_config c;
         struct sl_err err = {0};
-        if (sl_weights_open(path, &w, &err) != 0 || sl_config_read(w, &c, &err) != 0) fail_msg("%s", err.msg);
+        if (sl_weights_open(path, &w, &err) != 0 || sl_config_read(w, &c, &err) != 0)
+            fail_msg("%s", err.msg);
         assert_string_equal(c.arch, "llama");
         assert_string_equal(c.name, "tiny llama (random weights)");
         assert_int_equal(c.n_layers, 2);
@@ -59,7 +60,8 @@ static void reads_all_formats(void **state)
         int r = sl_config_layer_bytes(w, &c, 1, &bytes, &err);
         if (is_unknown_format(file)) {
             char format[32];
-            snprintf(format, sizeof format, "%.*s", (int)(strlen(file) - strlen("llama-.gguf")), file + strlen("llama-"));
+            snprintf(format, sizeof format, "%.*s", (int)(strlen(file) - strlen("llama-.gguf")),
+                     file + strlen("llama-"));
             assert_int_equal(r, SL_EUNSUPPORTED);
             if (!strstr(err.msg, format)) fail_msg("%s: %s", file, err.msg);
         } else {
@@ -108,7 +110,8 @@ static void reads_smollm2(void **state)
     struct sl_weights *w;
     struct sl_config c;
     struct sl_err err = {0};
-    if (sl_weights_open(smollm2, &w, &err) != 0 || sl_config_read(w, &c, &err) != 0) fail_msg("%s", err.msg);
+    if (sl_weights_open(smollm2, &w, &err) != 0 || sl_config_read(w, &c, &err) != 0)
+        fail_msg("%s", err.msg);
     assert_int_equal(sl_weights_count(w), 272);
     assert_int_equal(sl_weights_meta_count(w), 33);
     assert_string_equal(c.arch, "llama");
@@ -134,7 +137,8 @@ static void reads_smollm2(void **state)
     assert_int_equal(head, embed + 576 * 4);
     const struct sl_tensor *last = sl_weights_at(w, 271);
     assert_string_equal(last->name, "output_norm.weight");
-    assert_int_equal(layers + embed + 576 * 4, last->offset + last->bytes - sl_weights_at(w, 0)->offset);
+    assert_int_equal(layers + embed + 576 * 4,
+                     last->offset + last->bytes - sl_weights_at(w, 0)->offset);
     sl_weights_close(w);
 }
 
@@ -157,12 +161,14 @@ int main(int argc, char **argv)
     const struct CMUnitTest formats[] = {cmocka_unit_test(reads_all_formats)};
     const struct CMUnitTest vocabularies[] = {cmocka_unit_test(opens_vocabularies)};
     const struct CMUnitTest model[] = {cmocka_unit_test(reads_smollm2)};
-    if (strcmp(which, "smollm2") == 0) return find_smollm2() ? cmocka_run_group_tests(model, NULL, NULL) : SKIPPED;
+    if (strcmp(which, "smollm2") == 0)
+        return find_smollm2() ? cmocka_run_group_tests(model, NULL, NULL) : SKIPPED;
     int is_formats = strcmp(which, "formats") == 0;
-    const char *pattern =
-        is_formats ? SLUICE_SHARED "/data/models/gguf/*.gguf" : SLUICE_SHARED "/data/tokenizers/*.gguf";
+    const char *pattern = is_formats ? SLUICE_SHARED "/data/models/gguf/*.gguf"
+                                     : SLUICE_SHARED "/data/tokenizers/*.gguf";
     if (glob(pattern, 0, NULL, &files) != 0) return SKIPPED;
-    int r = is_formats ? cmocka_run_group_tests(formats, NULL, NULL) : cmocka_run_group_tests(vocabularies, NULL, NULL);
+    int r = is_formats ? cmocka_run_group_tests(formats, NULL, NULL)
+                       : cmocka_run_group_tests(vocabularies, NULL, NULL);
     globfree(&files);
     return r;
 }
