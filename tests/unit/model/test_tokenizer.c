@@ -393,7 +393,8 @@ static const char *const toy_tokens[T_N] = {
     "a",        "b",        "c", SP,  "ab", "bc",         "abc",          "aa", "aaaa", SP "ab",
     "\xc3\x83", "\xc2\xa9", "<", "|", ">",  "<|im_end|>", "<|im_end|>ab", "<<", "<<|",  "<unk>"};
 static const int toy_types[T_N] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 4, 4, 2};
-static const char *const toy_merges[] = {"b c", "a a", "aa aa", "a b", "a bc", SP " ab"};
+/* the last one repeats the first: the lower rank counts */
+static const char *const toy_merges[] = {"b c", "a a", "aa aa", "a b", "a bc", SP " ab", "b c"};
 
 /* The toy with the keys in `without` (one, may be NULL) left out. */
 static void toy(struct blob *b, const char *without)
@@ -687,6 +688,39 @@ static void test_detok(void **state)
     close_file(&f);
 }
 
+/* Tokens cut through characters anywhere, also long ones (literal tokens may hold any bytes). */
+static void test_detok_long_tokens(void **state)
+{
+    (void)state;
+    static const char *const tokens[] = {
+        "\xf0",  "\x9f\x98\x80x\xe4", "\xb8\xad\xf0\x9f", "\x98\x80\xe4\xb8",
+        "x\xc3", "\xa9\xa9\xc3"};
+    static const int types[SL_ARRAY_LEN(tokens)] = {4, 4, 4, 4, 4, 4};
+    struct blob b;
+    struct fixture f;
+    struct sl_err err;
+    memset(&b, 0, sizeof b);
+    put_text(&b, "tokenizer.ggml.model", "gpt2");
+    put_strings(&b, TOKENS, tokens, SL_ARRAY_LEN(tokens));
+    put_ints(&b, TYPES, types, SL_ARRAY_LEN(tokens));
+    put_strings(&b, MERGES, NULL, 0);
+    if (open_blob(&b, &f, &err) != 0) fail_msg("%s", err.msg);
+    uint64_t x = 1;
+    for (int k = 0; k < 2000; k++) {
+        char text[128] = "";
+        struct sl_ids ids = {0};
+        for (size_t i = 0; i < 12; i++) {
+            /* half of the time the order in which they make characters */
+            size_t id = k % 2 ? i % SL_ARRAY_LEN(tokens) : (x = sl_mix64(x)) % SL_ARRAY_LEN(tokens);
+            strcat(text, tokens[id]);
+            assert_int_equal(sl_ids_push(&ids, (int32_t)id), 0);
+        }
+        check_decode(f.t, &ids, text, strlen(text));
+        free(ids.data);
+    }
+    close_file(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -702,6 +736,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_odd_tokens),
         cmocka_unit_test(test_detok),
+        cmocka_unit_test(test_detok_long_tokens),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     return failed ? failed : n_skipped ? SKIPPED : 0;
