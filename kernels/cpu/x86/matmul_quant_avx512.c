@@ -12,8 +12,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* ---- activations
- * ---------------------------------------------------------------------------------------------- */
+/* ---- activations ---- */
 
 void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int64_t to)
 {
@@ -45,8 +44,7 @@ void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int
     }
 }
 
-/* ---- codes and scales of a group
- * ------------------------------------------------------------------------------ */
+/* ---- codes and scales of a group ---- */
 
 /* The 8 quads of a group as unsigned bytes. */
 INLINE void unpack(enum sl_mm_codes kind, const uint8_t *p, __m512i w[8])
@@ -133,9 +131,27 @@ INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64
     return f;
 }
 
-/* ---- products
- * -------------------------------------------------------------------------------------------------
- */
+/* Asks for group g of tile t, or for the same tile of the next span when g is past the end. Tiles
+ * are too short for the hardware's prefetchers to be of use: without this a core gets two thirds of
+ * what it can read. Past the matrix's end it asks in vain. */
+enum { PREFETCH_GROUPS = 12 };
+
+INLINE void prefetch(enum sl_mm_codes kind, enum sl_mm_scales scales, const struct sl_mm_span *in,
+                     int t, int tiles, int64_t g, int64_t groups)
+{
+    int bytes = sl_mm_code_bytes(kind), scale_bytes = scales == SL_MM_DM ? 64 : 32;
+    size_t skip = (size_t)t * in->stride;
+    if (g >= groups) {
+        g -= groups;
+        skip += (size_t)tiles * in->stride;
+    }
+    const uint8_t *c = in->codes + skip + g * bytes;
+#pragma GCC unroll 8
+    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)c + i, _MM_HINT_T0);
+    _mm_prefetch((const char *)in->scales + skip + g * scale_bytes, _MM_HINT_T0);
+}
+
+/* ---- products ---- */
 
 INLINE __m512i quad(const int8_t *q)
 {
@@ -201,10 +217,12 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     __m512i w[SL_MM_SPAN][8];
     struct factors f[SL_MM_SPAN];
     __m512 sum[SL_MM_SPAN] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    int64_t ahead = groups < PREFETCH_GROUPS ? groups : PREFETCH_GROUPS;
     if (rows > 1) memset(acc, 0, (size_t)(tiles * rows * SL_MM_LANES) * sizeof *acc);
     for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
+            prefetch(codes, scales, in, t, tiles, g + ahead, groups);
             unpack(codes, in->codes + t * in->stride + g * bytes, w[t]);
             f[t] = factors_of(scales, in->scales + t * in->stride, g, groups);
         }
@@ -249,9 +267,7 @@ INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
 SL_MM_FORMATS(X)
 #undef X
 
-/* ---- the row
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- the row ---- */
 
 static const struct sl_mm_kernels kernels = {
     .quantize = sl_mm_quantize_avx512,
