@@ -1,5 +1,5 @@
-/* config.c - from metadata to a configuration that is safe to run: reading, refusing, checking
- * every tensor's shape.
+/* config.c - from metadata to a configuration that is safe to run: reading and refusing keys;
+ * config_tensor.c checks the tensors.
  *
  * The rule is never to give a silently wrong answer. So a key that changes the computation in a way
  * we do not run is refused, and so is any tensor that no role of the family explains. */
@@ -64,8 +64,8 @@ static int refuse(struct reader *r, int code, const char *fmt, ...)
     return sl_err_set(r->err, code, "%s: %s", sl_weights_path(r->w), text);
 }
 
-/* An integer 1..max. Arrays (one value per layer) are accepted when all their values agree. def <
- * 0: required. */
+/* An integer 1..max; required when def < 0. Arrays (one value per layer) are accepted when all
+ * their values agree. */
 static int read_int(struct reader *r, const char *key, int64_t def, int64_t max, int *out)
 {
     const struct sl_meta *m = sl_weights_meta(r->w, full(r, key));
@@ -90,10 +90,13 @@ static int read_int(struct reader *r, const char *key, int64_t def, int64_t max,
     return 0;
 }
 
+/* A number from min to max; required when def < min. */
 static int read_float(struct reader *r, const char *key, double def, double min, double max,
                       float *out)
 {
     double v;
+    if (def < min && !sl_weights_meta(r->w, full(r, key)))
+        return refuse(r, SL_EINPUT, "key %s is missing; convert the model again", r->key);
     int e = sl_weights_float(r->w, full(r, key), def, &v, r->err);
     if (e) return e;
     if (!(v >= min && v <= max))
@@ -173,8 +176,13 @@ static int read_rope(struct reader *r)
     e = read_float(r, "rope.scale_linear", 1, 0, ROPE_SCALE_MAX, &c->rope_scale);
     if (!e)
         e = read_float(r, "rope.scaling.factor", c->rope_scale, 0, ROPE_SCALE_MAX, &c->rope_scale);
+    if (e) return e;
     if (c->rope_scale == 0) c->rope_scale = 1; /* written by converters for "none" */
-    return e;
+    if (c->rope_scale < 1)
+        return refuse(r, SL_EINPUT,
+                      "key %s is %g, it should be 0 or at least 1; convert the model again", r->key,
+                      (double)c->rope_scale);
+    return 0;
 }
 
 static int read_heads(struct reader *r)
@@ -259,7 +267,7 @@ static int unknown_arch(struct reader *r)
 {
     char list[128] = "";
     const char *near = sl_nearest(r->c->arch, arch_names, SL_ARRAY_LEN(arch_names));
-    for (size_t i = 0, n = 0; i < SL_ARRAY_LEN(arch_names); i++)
+    for (size_t i = 0, n = 0; i < SL_ARRAY_LEN(arch_names) && n < sizeof list; i++)
         n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", arch_names[i]);
     return refuse(r, SL_EUNSUPPORTED, "architecture '%s' is not run here; known: %s%s%s",
                   r->c->arch, list, near ? "; nearest: " : "", near ? near : "");

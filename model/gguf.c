@@ -13,6 +13,7 @@
 #include "model/gguf_cursor.h"
 
 #define MAGIC "GGUF"
+#define ALIGN_MIN 8 /* bytes, as the specification has it: no element of a tensor is misaligned */
 #define KEY_BYTES_MIN 13 /* smallest metadata entry: key length, value type, one byte of value */
 #define TENSOR_BYTES_MIN                                                                           \
     33 /* smallest tensor: a name of one byte, n_dims, a dimension, format, offset */
@@ -85,10 +86,11 @@ static int read_align(struct sl_gguf_cursor *p, uint64_t *align)
     const struct sl_meta *m = sl_gguf_find(p->f, "general.alignment");
     *align = SL_GGUF_ALIGN_DEFAULT;
     if (!m) return 0;
-    if (m->type != SL_META_INT || m->i < 1 || m->i > SL_GGUF_ALIGN_MAX || (m->i & (m->i - 1)))
+    if (m->type != SL_META_INT || m->i < ALIGN_MIN || m->i > SL_GGUF_ALIGN_MAX ||
+        (m->i & (m->i - 1)))
         return sl_gguf_bad(p, SL_EINPUT, sl_container_of(m, struct sl_gguf_meta, m)->at,
-                           "general.alignment must be a power of two up to %u%s", SL_GGUF_ALIGN_MAX,
-                           SL_GGUF_DAMAGED);
+                           "general.alignment must be a power of two from %d to %u%s", ALIGN_MIN,
+                           SL_GGUF_ALIGN_MAX, SL_GGUF_DAMAGED);
     *align = (uint64_t)m->i;
     return 0;
 }

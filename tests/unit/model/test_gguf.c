@@ -142,6 +142,7 @@ static const struct corruption corruptions[] = {
     {"a.word", 16, 8, MAX64, SL_EINPUT, "key a.word: a string of the array"},
     {"general.alignment", 0, 4, GGUF_F32, SL_EINPUT, "general.alignment must be a power of two"},
     {"general.alignment", 4, 4, 0, SL_EINPUT, "general.alignment must be a power of two"},
+    {"general.alignment", 4, 4, 4, SL_EINPUT, "general.alignment must be a power of two from 8"},
     {"general.alignment", 4, 4, 33, SL_EINPUT, "general.alignment must be a power of two"},
     {"general.alignment", 4, 4, 1u << 30, SL_EINPUT, "general.alignment must be a power of two"},
     {"general.alignment", 4, 4, 64, SL_EINPUT, "tensor t2: its data should begin at offset 128"},
