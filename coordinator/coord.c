@@ -508,3 +508,14 @@ const struct sl_plan *sl_coord_plan(const struct sl_coord *c)
 {
     return c->members.planned ? &c->members.plan : NULL;
 }
+
+void sl_coord_audit(const struct sl_coord *c)
+{
+    sl_sched_audit(&c->sched);
+    SL_ASSERT(c->requests.len == (size_t)(c->sched.n_running + c->sched.n_waiting));
+    SL_ASSERT(c->sched.n_running + c->sched.n_waiting <= c->p.load.sequences + c->p.queue_max);
+    SL_ASSERT(c->members.serving || (c->sched.n_running == 0 && c->sched.n_in_flight == 0));
+    SL_ASSERT(!c->members.failed || (!c->members.serving && c->requests.len == 0));
+    /* A pipeline that serves and has work is working: nobody waits for an event that does not come. */
+    SL_ASSERT(!c->members.serving || c->requests.len == 0 || c->sched.n_in_flight > 0);
+}

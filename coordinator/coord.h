@@ -152,6 +152,9 @@ void sl_coord_get_status(const struct sl_coord *c, uint64_t now_ns, struct sl_co
 /* The current plan; NULL before all stages have joined. */
 const struct sl_plan *sl_coord_plan(const struct sl_coord *c);
 
+/* Checks every invariant that can be seen from the inside, by assertion; slow, for tests. */
+void sl_coord_audit(const struct sl_coord *c);
+
 #ifdef __cplusplus
 }
 #endif
