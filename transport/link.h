@@ -23,6 +23,7 @@ struct sl_link;
 
 #define SL_LINK_QUEUE_MAX 256 /* frames waiting in one link; more is SL_EBUSY */
 #define SL_PORT_ADDRESS_MAX 4096 /* bytes */
+#define SL_PORT_LINGER_MS 300    /* longest that closing waits for frames under way */
 
 /* A frame for this process; the callee owns it. */
 typedef void (*sl_port_frame_fn)(void *arg, struct sl_frame *f);
@@ -32,19 +33,24 @@ typedef void (*sl_port_error_fn)(void *arg, const struct sl_err *err);
 /* `transport` is "local", "ucx-shm" or "ucx-tcp". SLUICE_NET_DEVICE limits ucx-tcp to an interface. */
 int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn on_frame,
                  sl_port_error_fn on_error, void *arg, struct sl_port **out, struct sl_err *err);
-/* Asynchronous: closes the port's links too; frames still queued are dropped; then calls done(arg). */
+/* Asynchronous: closes the port's links too; frames still queued are dropped; then calls done(arg), which may be NULL.
+ * The loop must run until then. Frames handed to the transport get SL_PORT_LINGER_MS to leave. */
 void sl_port_close(struct sl_port *p, void (*done)(void *arg), void *arg);
 const char *sl_port_transport(const struct sl_port *p);
-int sl_port_address(const struct sl_port *p, struct sl_buf *out); /* opaque bytes for the peer's sl_link_open */
+/* Appends opaque bytes for the peer's sl_link_open, at most SL_PORT_ADDRESS_MAX. 0, SL_ELIMIT or SL_ENOMEM. */
+int sl_port_address(const struct sl_port *p, struct sl_buf *out);
 
 /* The link failed (SL_ECLOSED, SL_EUNREACHABLE); queued frames are gone. Close it. */
 typedef void (*sl_link_down_fn)(void *arg, const struct sl_err *err);
 
+/* SL_EINPUT: not an address of this transport; SL_EUNREACHABLE: nobody there. Connecting goes on in the background. */
 int sl_link_open(struct sl_port *p, const void *address, size_t n, sl_link_down_fn on_down, void *arg,
                  struct sl_link **out, struct sl_err *err);
 /* Takes the frame in every case. 0, SL_EBUSY (queue full), SL_ECLOSED. Sets head.sent_ns. */
 int sl_link_send(struct sl_link *l, struct sl_frame *f);
-void sl_link_close(struct sl_link *l); /* immediate for the caller: no callback comes afterwards */
+/* Immediate for the caller: no callback comes afterwards. Frames waiting are dropped, frames the transport has begun to
+ * hand over may still arrive. NULL is fine. */
+void sl_link_close(struct sl_link *l);
 
 struct sl_link_stats {
     uint64_t frames, bytes; /* handed over completely */
@@ -58,6 +64,19 @@ void sl_link_get_stats(const struct sl_link *l, struct sl_link_stats *out);
 const char *sl_transport_choose(const char *a, const char *b, int same_process, int same_host);
 /* All transports of this build, "local ucx-shm ucx-tcp". */
 const char *sl_transport_list(void);
+
+#define SL_ID_MAX 96 /* bytes of a host or process id with its NUL */
+
+/* A name that is equal where shared memory and reading each other's memory work: a hash of the boot and of the IPC,
+ * PID and mount namespaces. 0, SL_ELIMIT (cap too small) or SL_ESYS (/proc is not there). */
+int sl_host_id(char *out, size_t cap);
+/* Equal in one process only: host id, pid and start time. Same errors. */
+int sl_process_id(char *out, size_t cap);
+
+/* Equal for two processes that can share memory (one running kernel, one IPC and mount namespace); text in hex. */
+int sl_host_id(char *out, size_t cap);
+/* Equal only within one process. */
+int sl_process_id(char *out, size_t cap);
 
 #ifdef __cplusplus
 }
