@@ -35,6 +35,7 @@ const struct sl_matmul_ops *const *sl_matmul_rows(int *n)
     static const struct sl_matmul_ops *const rows[] = {
         &sl_matmul_portable,
 #if defined(SL_KERNELS_X86)
+        &sl_matmul_avx2,
         &sl_matmul_avx512,
 #endif
     };

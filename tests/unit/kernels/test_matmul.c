@@ -366,6 +366,38 @@ static void test_bad_shapes(void **ctx)
     }
 }
 
+/* Vector rows keep one order of fp32 operations, so a stage on AVX2 gives the bits of one on
+ * AVX-512. */
+static void test_rows_agree(void **ctx)
+{
+    (void)ctx;
+    enum { COLS = 768, ROWS = 40, N = 21 };
+    int n_rows, count = 0;
+    const struct sl_matmul_ops *const *rows = sl_matmul_rows(&n_rows);
+    float *x = make_x(N, COLS), *out[2];
+    for (int i = 0; i < 2; i++) out[i] = grab(N * ROWS * sizeof(float));
+    for (int t = 0; t < SL_DTYPE_COUNT; t++) {
+        uint8_t *file = make_weights(t, ROWS, COLS);
+        count = 0;
+        for (int i = 1; i < n_rows; i++) { /* row 0 is the portable one, without FMA */
+            row = rows[i];
+            if ((sl_cpu_caps() & row->caps) != row->caps) continue;
+            struct sl_weight w = {0};
+            load(t, ROWS, COLS, file, &w);
+            struct sl_product p = {.w = &w, .out = out[count > 0]};
+            multiply(2, x, N, &p, 1);
+            if (count++ > 0 && memcmp(out[0], out[1], N * ROWS * sizeof(float)) != 0)
+                fail_msg("%s: the %s row differs from the %s row", sl_dtype_name(t), row->row,
+                         rows[1]->row);
+            row->unload(&w);
+        }
+        free(file);
+    }
+    for (int i = 0; i < 2; i++) free(out[i]);
+    free(x);
+    if (count < 2) skip();
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -388,6 +420,8 @@ int main(void)
         snprintf(name, sizeof name, "matmul %s", row->row);
         failed += _cmocka_run_group_tests(name, tests, SL_ARRAY_LEN(tests), NULL, NULL);
     }
+    static const struct CMUnitTest across[] = {cmocka_unit_test(test_rows_agree)};
+    failed += cmocka_run_group_tests(across, NULL, NULL);
     for (int i = 0; i < 3; i++) sl_pool_destroy(pools[i]);
     sl_scratch_close(&scratch);
     return failed != 0;
