@@ -13,7 +13,7 @@ void sl_members_init(struct sl_members *m, const struct sl_coord_params *p)
 static enum sl_members_news give_up(struct sl_members *m)
 {
     m->failed = 1;
-    m->serving = 0;
+    m->serving = m->wiring = 0;
     return SL_NEWS_FAILED;
 }
 
@@ -143,6 +143,7 @@ enum sl_members_news sl_members_ready(struct sl_members *m, int device, uint32_t
     for (int s = 0; s < m->plan.n_stages; s++)
         least = SL_MIN(least, m->v[m->plan.stages[s].device].n_blocks);
     m->n_blocks = (int)least;
+    m->wiring = 1;
     sl_sink_add(fx, SL_FX_WIRE)->wire.epoch = ++m->epoch;
     return SL_NEWS_NONE;
 }
@@ -151,9 +152,10 @@ enum sl_members_news sl_members_wired(struct sl_members *m, int device, uint32_t
 {
     SL_ASSERT(device >= 0 && device < m->p->n_devices);
     struct sl_member *d = &m->v[device];
-    if (m->failed || epoch != m->epoch || d->state != SL_MEMBER_READY) return SL_NEWS_NONE;
+    if (!m->wiring || epoch != m->epoch || d->state != SL_MEMBER_READY) return SL_NEWS_NONE;
     d->state = SL_MEMBER_WIRED;
     if (!all_planned_in(m, SL_MEMBER_WIRED)) return SL_NEWS_NONE;
+    m->wiring = 0;
     m->serving = 1;
     return SL_NEWS_SERVING;
 }
@@ -174,7 +176,7 @@ enum sl_members_news sl_members_down(struct sl_members *m, int device, const cha
                message ? message : "connection lost");
     if (planned) {
         /* The others keep their weights; the links of this epoch are dead. */
-        m->serving = 0;
+        m->serving = m->wiring = 0; /* answers to this epoch's WIRE come too late */
         for (int s = 0; s < m->plan.n_stages; s++) {
             struct sl_member *o = &m->v[m->plan.stages[s].device];
             if (o->state == SL_MEMBER_WIRED) o->state = SL_MEMBER_READY;

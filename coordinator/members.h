@@ -40,7 +40,7 @@ enum sl_members_news {
 struct sl_members {
     const struct sl_coord_params *p; /* the owner's copy */
     struct sl_member v[SL_DEVICES_MAX];
-    int started, planned, serving, failed;
+    int started, planned, wiring, serving, failed;
     uint32_t epoch;
     int n_blocks; /* of the poorest stage in this epoch */
     struct sl_plan plan;
