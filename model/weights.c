@@ -37,7 +37,7 @@ static int open_part(struct sl_gguf_file *f, const char *path, struct sl_err *er
     f->fd = -1;
     f->path = strdup(path);
     if (!f->path) return sl_err_set(err, SL_ENOMEM, "%s: out of memory", path);
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
     if (f->fd < 0)
         return sl_err_set(err, errno == ENOENT ? SL_ENOTFOUND : SL_EIO,
                           "%s: cannot open the model: %s", path, strerror(errno));
@@ -111,12 +111,12 @@ static int read_split(const struct sl_gguf_file *f, int64_t *no, int64_t *count,
     return 0;
 }
 
-/* Is `path` a good name for part `no` (from 0) of `count`? */
-static int has_part_name(const char *path, int64_t no, int64_t count)
+/* Is `path` a good name for the first of `count` parts? */
+static int has_first_name(const char *path, int64_t count)
 {
     char want[64];
     size_t len = strlen(path);
-    snprintf(want, sizeof want, "-%05d-of-%05d.gguf", (int)no + 1, (int)count);
+    snprintf(want, sizeof want, "-00001-of-%05d.gguf", (int)count);
     return len > PART_SUFFIX_LEN && strcmp(path + len - PART_SUFFIX_LEN, want) == 0;
 }
 
@@ -124,7 +124,7 @@ static int has_part_name(const char *path, int64_t no, int64_t count)
 static int open_rest(struct sl_weights *w, int64_t count, int64_t total, struct sl_err *err)
 {
     struct sl_gguf_file *first = &w->parts[0];
-    if (!has_part_name(first->path, 0, count))
+    if (!has_first_name(first->path, count))
         return sl_err_set(
             err, SL_EINPUT,
             "%s: the first of %d parts must be named ...-00001-of-%05d.gguf, and the others "

@@ -55,7 +55,9 @@ struct sl_meta {
 
 struct sl_weights; /* opaque: an open model file (or the parts of a split one) */
 
-/* Opens a .gguf file (a split file by its first part). `path` is kept by copy. */
+/* Opens a .gguf file (a split file by its first part). `path` is kept by copy. SL_ENOTFOUND, SL_EINPUT (damaged,
+ * hostile or over a limit), SL_EUNSUPPORTED (big-endian, version 1, nested arrays, format ids we do not know), SL_EIO or
+ * SL_ENOMEM; *out is written on success only. */
 int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *err);
 /* The same from memory (fuzzing, tests); `data` must outlive the handle. */
 int sl_weights_open_memory(const char *name, const void *data, size_t n, struct sl_weights **out,

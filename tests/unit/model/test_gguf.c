@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -457,6 +458,10 @@ static void names_files_that_cannot_be_opened(void **state)
     assert_non_null(strstr(err.msg, path));
     assert_int_equal(sl_weights_open(dir, &w, &err), SL_EINPUT);
     assert_non_null(strstr(err.msg, "not a file"));
+    snprintf(path, sizeof path, "%s/fifo.gguf", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(sl_weights_open(path, &w, &err),
+                     SL_EINPUT); /* and does not wait for a writer */
     assert_null(w);
 }
 
