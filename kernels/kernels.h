@@ -34,7 +34,9 @@ struct sl_weight {
     int layout;           /* backend-private tag of `packed` */
 };
 
-/* KV cache of one layer: K and V each [block][kv_head][block_tokens][head_dim] of `type` (F32, F16 or BF16). */
+/* KV cache of one layer, of `type` (F32, F16 or BF16): V is [block][kv_head][block_tokens][head_dim], K is stored with its
+ * last two turned, [block][kv_head][head_dim][block_tokens], so that one vector load brings a feature of 16 keys. Both take the
+ * same number of bytes per block. Vector rows want block_tokens to be a multiple of 16; other sizes work, slowly. */
 struct sl_kv_view {
     void *k, *v;
     enum sl_dtype type;

@@ -18,10 +18,11 @@
 #include "base/sl_assert.h"
 #include "kernels/backend.h"
 
-#define SPAN_KEYS 256              /* keys; a multiple of SL_KEY_TILE */
-#define TASK_ROWS 96               /* rows of a task: fits its buffers into L2 */
-#define SPLIT_BYTES_MAX (64 << 20) /* bytes of partial results when spans are spread over threads  \
-                                    */
+#define SPAN_KEYS 256 /* keys; a multiple of SL_KEY_TILE */
+#define TASK_ROWS 96  /* rows of a task: fits its buffers into L2 */
+#define SPLIT_BYTES_MAX                                                                            \
+    (64 << 20) /* bytes of partial results when spans are spread over threads                      \
+                */
 #define LOG2E 1.44269504088896340736
 
 struct job {
@@ -56,7 +57,9 @@ struct state {
 /* One thread's work area. */
 struct area {
     float *q, *s, *kt,
-        *v; /* [rows][dp], [rows][SL_KEY_TILE], [dp][SL_KEY_TILE], [SL_KEY_TILE][dp] */
+        *v;    /* [rows][dp], [rows][SL_KEY_TILE], [dp][SL_KEY_TILE], [SL_KEY_TILE][dp] */
+    float *c;  /* [rows] corrections of the softmax */
+    int *keys; /* [rows] keys of the tile that a row sees */
     struct state part, total;
 };
 
@@ -83,6 +86,8 @@ static size_t area_init(const struct job *j, char *base, struct area *a)
     a->s = carve(base, &at, rows * SL_KEY_TILE);
     a->kt = carve(base, &at, dp * SL_KEY_TILE);
     a->v = carve(base, &at, dp * SL_KEY_TILE);
+    a->c = carve(base, &at, rows);
+    a->keys = (int *)carve(base, &at, rows);
     struct state *st[2] = {&a->part, &a->total};
     for (int i = 0; i < 2; i++) {
         st[i]->o = carve(base, &at, rows * dp);
@@ -152,66 +157,75 @@ static void task_at(const struct job *j, int i, struct task *t)
  * group). */
 static void load_q(const struct job *j, const struct task *t, float *q)
 {
-    int d = j->kv->head_dim;
+    int d = j->kv->head_dim, dp = j->dp;
     float by = (float)((double)j->scale * LOG2E);
     for (int i = 0; i < t->n; i++) {
         const float *x = j->q + (int64_t)(t->seq->row + t->first + i) * j->n_heads * d +
                          (int64_t)t->head * j->group * d;
-        for (int g = 0; g < j->group; g++, q += j->dp, x += d)
-            for (int e = 0; e < d; e++) q[e] = x[e] * by;
+        for (int g = 0; g < j->group; g++, q += dp, x += d) {
+            memcpy(q, x, sizeof(float) * (size_t)d);
+            for (int e = d; e < dp; e++) q[e] = 0;
+            j->vec->scale(q, by, dp);
+        }
     }
 }
 
-/* Pointers to n heads of the cache from position p on. */
-static void find_rows(const struct job *j, const struct task *t, const void *cache, int p, int n,
-                      const void **rows)
+/* Where n keys from position p on begin: `step` elements from one to the next inside a block. */
+static void find_keys(const struct job *j, const struct task *t, const void *cache, int p, int n,
+                      int step, const void **at)
 {
     const struct sl_kv_view *kv = j->kv;
-    size_t bytes = (kv->type == SL_F32 ? 4u : 2u) * (size_t)kv->head_dim;
-    for (int i = 0; i < n; i++, p++) {
-        size_t block = (size_t)t->seq->blocks[p / kv->block_tokens];
-        size_t at = (block * (size_t)kv->n_kv_heads + (size_t)t->head) * (size_t)kv->block_tokens +
-                    (size_t)(p % kv->block_tokens);
-        rows[i] = (const char *)cache + at * bytes;
+    size_t size = kv->type == SL_F32 ? 4 : 2, head = (size_t)(kv->block_tokens * kv->head_dim);
+    int block = p / kv->block_tokens, in = p % kv->block_tokens;
+    for (int i = 0; i < n; block++, in = 0) {
+        size_t index = (size_t)t->seq->blocks[block] * (size_t)kv->n_kv_heads + (size_t)t->head;
+        const char *from = (const char *)cache + (index * head + (size_t)(in * step)) * size;
+        int to = SL_MIN(n, i + kv->block_tokens - in);
+        for (; i < to; i++, from += (size_t)step * size) at[i] = from;
     }
-    for (int i = n; i % 16; i++)
-        rows[i] = rows[0]; /* kernels take sixteen at a time; never looked at */
 }
 
-/* Rows [row, row + rows), all of which see the tile's first `keys` keys. */
-static void attend_rows(const struct job *j, struct area *a, int row, int rows, int keys)
+/* Decodes the tile of n keys from position `base`. */
+static void load_tile(const struct job *j, const struct task *t, struct area *a, int base, int n)
 {
-    const struct sl_op_row *v = j->vec;
-    int dp = j->dp, d = j->kv->head_dim;
-    float *s = a->s + (int64_t)row * SL_KEY_TILE, *o = a->part.o + (int64_t)row * dp;
-    v->mad_tile(a->q + (int64_t)row * dp, dp, a->kt, SL_KEY_TILE, s, SL_KEY_TILE, rows, d,
-                (keys + 15) / 16 * 16, 0);
-    for (int r = 0; r < rows; r++) {
-        float c = v->softmax(s + (int64_t)r * SL_KEY_TILE, keys, &a->part.m[row + r],
-                             &a->part.l[row + r]);
-        if (c != 1.0f) v->scale(o + (int64_t)r * dp, c, dp);
-    }
-    v->mad_tile(s, SL_KEY_TILE, a->v, dp, o, dp, rows, keys, dp, 1);
+    const struct sl_kv_view *kv = j->kv;
+    const void *at[SL_KEY_TILE];
+    find_keys(j, t, kv->k, base, n, 1, at);
+    j->vec->pack_k(kv->type, at, n, kv->head_dim, kv->block_tokens, a->kt);
+    find_keys(j, t, kv->v, base, n, kv->head_dim, at);
+    j->vec->pack_v(kv->type, at, n, kv->head_dim, j->dp, a->v);
+}
+
+/* Adds the tile's values, weighted by the scores of `rows` rows from `row` on, which see its first
+ * `keys` keys. */
+static void add_values(const struct job *j, struct area *a, int row, int rows, int keys)
+{
+    j->vec->mad_tile(a->s + (int64_t)row * SL_KEY_TILE, SL_KEY_TILE, a->v, j->dp,
+                     a->part.o + (int64_t)row * j->dp, j->dp, rows, keys, j->dp, 1);
 }
 
 /* One tile of keys from position `base`, seen by all of the task's rows or, at the diagonal, by
- * some up to some key. There a row multiplies only the keys it may see: a later token's infinity
+ * some up to some key. There a row multiplies only the values it may see: a later token's infinity
  * must not reach it as 0 * inf. */
 static void attend_tile(const struct job *j, const struct task *t, struct area *a, int base)
 {
-    int first = t->seq->pos + t->first, last = first + t->n - 1;
-    int n = SL_MIN(SL_KEY_TILE, last - base + 1), d = j->kv->head_dim;
-    const void *rows[SL_KEY_TILE];
-    find_rows(j, t, j->kv->k, base, n, rows);
-    j->vec->pack_k(j->kv->type, rows, n, d, a->kt);
-    find_rows(j, t, j->kv->v, base, n, rows);
-    j->vec->pack_v(j->kv->type, rows, n, d, j->dp, a->v);
-    int whole =
-        SL_MAX(0, base + SL_KEY_TILE - 1 - first); /* positions that do not see the whole tile */
-    whole = SL_MIN(whole, t->n);
-    for (int i = 0; i < whole; i++)
-        if (first + i >= base) attend_rows(j, a, i * j->group, j->group, first + i - base + 1);
-    if (whole < t->n) attend_rows(j, a, whole * j->group, (t->n - whole) * j->group, SL_KEY_TILE);
+    int first = t->seq->pos + t->first, last = first + t->n - 1, group = j->group, dp = j->dp;
+    int n = SL_MIN(SL_KEY_TILE, last - base + 1);
+    int none = SL_MAX(0, base - first); /* positions before the tile */
+    int part = SL_MIN(SL_MAX(none, base + SL_KEY_TILE - 1 - first), t->n); /* below: see a part */
+    int row = none * group, rows = (t->n - none) * group;
+    float *s = a->s + (int64_t)row * SL_KEY_TILE;
+    load_tile(j, t, a, base, n);
+    j->vec->mad_tile(a->q + (int64_t)row * dp, dp, a->kt, SL_KEY_TILE, s, SL_KEY_TILE, rows,
+                     j->kv->head_dim, (n + 15) / 16 * 16, 0);
+    for (int i = none; i < t->n; i++)
+        for (int g = 0; g < group; g++)
+            a->keys[i * group + g] = SL_MIN(SL_KEY_TILE, first + i - base + 1);
+    j->vec->softmax(s, rows, a->keys + row, a->part.m + row, a->part.l + row, a->c + row);
+    for (int r = row; r < row + rows; r++)
+        if (a->c[r] != 1.0f) j->vec->scale(a->part.o + (int64_t)r * dp, a->c[r], dp);
+    for (int i = none; i < part; i++) add_values(j, a, i * group, group, first + i - base + 1);
+    if (part < t->n) add_values(j, a, part * group, (t->n - part) * group, SL_KEY_TILE);
 }
 
 /* One span from nothing into a->part. Rows that lie before it end with an empty state. */
@@ -259,9 +273,9 @@ static void store(const struct job *j, const struct task *t, const struct state 
     for (int r = 0; r < t->n * j->group; r++) {
         float *y = j->out + (int64_t)(t->seq->row + t->first + r / j->group) * j->n_heads * d +
                    (int64_t)(t->head * j->group + r % j->group) * d;
-        const float *o = total->o + (int64_t)r * j->dp;
-        float by = 1.0f / total->l[r];
-        for (int e = 0; e < d; e++) y[e] = o[e] * by;
+        float *o = total->o + (int64_t)r * j->dp;
+        j->vec->scale(o, 1.0f / total->l[r], j->dp);
+        memcpy(y, o, sizeof(float) * (size_t)d);
     }
 }
 

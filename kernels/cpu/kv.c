@@ -12,32 +12,42 @@ struct job {
     const float *k, *v;
 };
 
-static void put(const struct sl_op_row *vec, const struct sl_kv_view *kv, char *base, int64_t at,
-                const float *x)
+/* A head's values as they are stored, in `out` [head_dim]. */
+static void narrow(const struct job *j, const float *x, void *out)
 {
-    switch (kv->type) {
-    case SL_F16:
-        vec->to_f16(x, kv->head_dim, (uint16_t *)base + at);
-        break;
-    case SL_BF16:
-        vec->to_bf16(x, kv->head_dim, (uint16_t *)base + at);
-        break;
-    default:
-        memcpy((float *)base + at, x, sizeof(float) * (size_t)kv->head_dim);
+    int d = j->kv->head_dim;
+    if (j->kv->type == SL_F16)
+        j->vec->to_f16(x, d, out);
+    else if (j->kv->type == SL_BF16)
+        j->vec->to_bf16(x, d, out);
+    else
+        memcpy(out, x, sizeof(float) * (size_t)d);
+}
+
+/* The same into every stride-th element: a column of K. */
+static void scatter(const struct job *j, const float *x, char *out, int stride)
+{
+    int d = j->kv->head_dim;
+    if (j->kv->type == SL_F32) {
+        for (int e = 0; e < d; e++) ((float *)out)[(int64_t)e * stride] = x[e];
+        return;
     }
+    uint16_t h[SL_HEAD_DIM_MAX];
+    narrow(j, x, h);
+    for (int e = 0; e < d; e++) ((uint16_t *)out)[(int64_t)e * stride] = h[e];
 }
 
 static void write_row(const struct job *j, const struct sl_seq_view *s, int i)
 {
     const struct sl_kv_view *kv = j->kv;
-    int p = s->pos + i;
-    int64_t block = s->blocks[p / kv->block_tokens], width = (int64_t)kv->n_kv_heads * kv->head_dim;
-    for (int h = 0; h < kv->n_kv_heads; h++) {
-        int64_t at =
-            ((block * kv->n_kv_heads + h) * kv->block_tokens + p % kv->block_tokens) * kv->head_dim;
-        int64_t from = (s->row + i) * width + h * kv->head_dim;
-        put(j->vec, kv, kv->k, at, j->k + from);
-        put(j->vec, kv, kv->v, at, j->v + from);
+    int p = s->pos + i, bt = kv->block_tokens, d = kv->head_dim;
+    int64_t block = s->blocks[p / bt], in = p % bt,
+            from = (s->row + i) * (int64_t)kv->n_kv_heads * d;
+    int64_t size = kv->type == SL_F32 ? 4 : 2;
+    for (int h = 0; h < kv->n_kv_heads; h++, from += d) {
+        int64_t head = (block * kv->n_kv_heads + h) * bt * d;
+        scatter(j, j->k + from, (char *)kv->k + (head + in) * size, bt);
+        narrow(j, j->v + from, (char *)kv->v + (head + in * d) * size);
     }
 }
 
@@ -54,6 +64,7 @@ static void run(void *arg, int thread, int n_threads)
 void sl_cpu_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
                      const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v)
 {
+    SL_ASSERT(kv->head_dim > 0 && kv->head_dim <= SL_HEAD_DIM_MAX);
     SL_ASSERT(kv->type == SL_F32 || kv->type == SL_F16 || kv->type == SL_BF16);
     struct job j = {b->vec, kv, seqs, n_seqs, k, v};
     int64_t rows = 0;

@@ -11,7 +11,8 @@
 #include "kernels/cpu/cpu.h"
 
 #define SL_HEAD_DIM_MAX 512 /* elements of a head */
-#define SL_KEY_TILE 64 /* keys attended at a time; tiles lie at absolute positions 0, 64, 128 ...  \
+#define SL_KEY_TILE                                                                                \
+    64                 /* keys attended at a time; tiles lie at absolute positions 0, 64, 128 ...  \
                         */
 #define SL_HEAD_PAD 16 /* padded heads are multiples of it, elements */
 
@@ -28,20 +29,21 @@ struct sl_op_row {
     void (*to_f16)(const float *x, int n, uint16_t *out); /* round to nearest even */
     void (*to_bf16)(const float *x, int n, uint16_t *out);
 
-    /* Attention. rows: SL_KEY_TILE pointers to heads of d elements of `type` (F32, F16, BF16), n of
-     * them meant, and readable up to the next multiple of 16. pack_k: kt[d][SL_KEY_TILE] = their
-     * transpose; what columns beyond n hold does not matter. pack_v: v[n][dp], dp = d rounded up to
-     * SL_HEAD_PAD, filled up with zeros. */
-    void (*pack_k)(enum sl_dtype type, const void *const *rows, int n, int d, float *kt);
-    void (*pack_v)(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v);
+    /* Attention over a tile of n <= SL_KEY_TILE keys; at[i] points to key i's first element in the
+     * cache, of `type`. pack_k: element e of a key lies e * stride further; when stride is a
+     * multiple of 16, so does every sixteenth key begin sixteen readable neighbours.
+     * kt[d][SL_KEY_TILE] = the tile; columns beyond n do not matter. pack_v: elements are
+     * neighbours. v[n][dp], dp = d rounded up to SL_HEAD_PAD, filled up with zeros. */
+    void (*pack_k)(enum sl_dtype type, const void *const *at, int n, int d, int stride, float *kt);
+    void (*pack_v)(enum sl_dtype type, const void *const *at, int n, int d, int dp, float *v);
     /* c[rows][cols] (+)= a[rows][depth] * b[depth][cols]; cols a multiple of 16; each c is one
      * chain of additions in order of depth. */
     void (*mad_tile)(const float *a, int lda, const float *b, int ldb, float *c, int ldc, int rows,
                      int depth, int cols, int add);
-    /* Online softmax of one row of scores in powers of two: s[0..n) become 2^(s - m'), m' = max(*m,
-     * max s); *sum = *sum * c + their sum; *m = m'; returns c = 2^(m - m'). n <= SL_KEY_TILE; s has
-     * room for SL_KEY_TILE. */
-    float (*softmax)(float *s, int n, float *m, float *sum);
+    /* Online softmax in powers of two of `rows` rows of scores, s[r][SL_KEY_TILE], of which row r
+     * has the first keys[r] >= 1: they become 2^(s - m'), m' = max(m, max s); c[r] = 2^(m - m');
+     * sum[r] = sum[r] * c[r] + their sum; m[r] = m'. */
+    void (*softmax)(float *s, int rows, const int *keys, float *m, float *sum, float *c);
     void (*scale)(float *x, float by, int n); /* n a multiple of 16 */
 };
 

@@ -99,16 +99,19 @@ static float element(enum sl_dtype type, const void *row, int i)
     return type == SL_F16 ? sl_half_to_float(h) : sl_bf16_to_float(h);
 }
 
-static void pack_k(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+static void pack_k(enum sl_dtype type, const void *const *at, int n, int d, int stride, float *kt)
 {
-    for (int key = 0; key < (n + 15) / 16 * 16; key++)
-        for (int e = 0; e < d; e++) kt[e * SL_KEY_TILE + key] = element(type, rows[key], e);
+    for (int e = 0; e < d; e++)
+        for (int key = 0; key < n; key++)
+            kt[e * SL_KEY_TILE + key] = element(type, at[key], e * stride);
+    for (int key = n; key % 16; key++) /* computed with, never looked at */
+        for (int e = 0; e < d; e++) kt[e * SL_KEY_TILE + key] = 0;
 }
 
-static void pack_v(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v)
+static void pack_v(enum sl_dtype type, const void *const *at, int n, int d, int dp, float *v)
 {
     for (int key = 0; key < n; key++, v += dp) {
-        for (int e = 0; e < d; e++) v[e] = element(type, rows[key], e);
+        for (int e = 0; e < d; e++) v[e] = element(type, at[key], e);
         for (int e = d; e < dp; e++) v[e] = 0;
     }
 }
@@ -138,7 +141,7 @@ static float weigh(float x)
     return x < POW2_MIN ? 0.0f : y;
 }
 
-static float softmax(float *s, int n, float *m, float *sum)
+static float softmax_row(float *s, int n, float *m, float *sum)
 {
     float best = *m, part[LANES] = {0};
     for (int i = 0; i < n; i++) best = s[i] > best ? s[i] : best;
@@ -152,6 +155,11 @@ static float softmax(float *s, int n, float *m, float *sum)
     *sum = *sum * c + part[0];
     *m = best;
     return c;
+}
+
+static void softmax(float *s, int rows, const int *keys, float *m, float *sum, float *c)
+{
+    for (int r = 0; r < rows; r++) c[r] = softmax_row(s + r * SL_KEY_TILE, keys[r], &m[r], &sum[r]);
 }
 
 static void scale(float *x, float by, int n)

@@ -140,12 +140,19 @@ static void ref_rope(struct sl_backend *b, float *q, int n_heads, float *k, int 
  * ---------------------------------------------------------------------------------------------------
  */
 
-/* Index in the cache of element 0 of a head at a position. */
-static int64_t cache_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos)
+/* Index in the cache of element e of a head at a position, in V and in K. */
+static int64_t v_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos,
+                    int e)
 {
-    int64_t block = s->blocks[pos / kv->block_tokens];
-    return ((block * kv->n_kv_heads + head) * kv->block_tokens + pos % kv->block_tokens) *
-           kv->head_dim;
+    int64_t block = s->blocks[pos / kv->block_tokens], in = pos % kv->block_tokens;
+    return ((block * kv->n_kv_heads + head) * kv->block_tokens + in) * kv->head_dim + e;
+}
+
+static int64_t k_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos,
+                    int e)
+{
+    int64_t block = s->blocks[pos / kv->block_tokens], in = pos % kv->block_tokens;
+    return ((block * kv->n_kv_heads + head) * kv->head_dim + e) * kv->block_tokens + in;
 }
 
 static void cache_put(const struct sl_kv_view *kv, void *cache, int64_t at, float x)
@@ -173,10 +180,9 @@ static void ref_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
     for (const struct sl_seq_view *s = seqs; s < seqs + n_seqs; s++)
         for (int i = 0; i < s->n; i++)
             for (int64_t e = 0; e < width; e++) {
-                int64_t at =
-                    cache_at(kv, s, (int)(e / kv->head_dim), s->pos + i) + e % kv->head_dim;
-                cache_put(kv, kv->k, at, k[(s->row + i) * width + e]);
-                cache_put(kv, kv->v, at, v[(s->row + i) * width + e]);
+                int head = (int)(e / kv->head_dim), in = (int)(e % kv->head_dim), p = s->pos + i;
+                cache_put(kv, kv->k, k_at(kv, s, head, p, in), k[(s->row + i) * width + e]);
+                cache_put(kv, kv->v, v_at(kv, s, head, p, in), v[(s->row + i) * width + e]);
             }
 }
 
@@ -199,20 +205,18 @@ static void attend(const struct attention_job *j, const float *q, int head, int 
     const struct sl_kv_view *kv = j->kv;
     double best = -INFINITY, total = 0;
     for (int t = 0; t <= p; t++) {
-        int64_t at = cache_at(kv, j->seq, head, t);
         score[t] = 0;
         for (int e = 0; e < kv->head_dim; e++)
-            score[t] += (double)q[e] * (double)cache_get(kv, kv->k, at + e);
+            score[t] += (double)q[e] * (double)cache_get(kv, kv->k, k_at(kv, j->seq, head, t, e));
         score[t] *= (double)j->scale;
         if (score[t] > best) best = score[t];
     }
     for (int e = 0; e < kv->head_dim; e++) sum[e] = 0;
     for (int t = 0; t <= p; t++) {
-        int64_t at = cache_at(kv, j->seq, head, t);
         double weight = exp(score[t] - best);
         total += weight;
         for (int e = 0; e < kv->head_dim; e++)
-            sum[e] += weight * (double)cache_get(kv, kv->v, at + e);
+            sum[e] += weight * (double)cache_get(kv, kv->v, v_at(kv, j->seq, head, t, e));
     }
     for (int e = 0; e < kv->head_dim; e++) out[e] = (float)(sum[e] / total);
 }

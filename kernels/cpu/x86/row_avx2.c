@@ -165,47 +165,21 @@ INLINE float element(enum sl_dtype type, const void *row, int e)
     return type == SL_F16 ? sl_half_to_float(h) : sl_bf16_to_float(h);
 }
 
-/* r[i] lane j = what r[j] lane i was. */
-INLINE void transpose(__m256 r[8])
+INLINE void pack_k_typed(enum sl_dtype type, const void *const *at, int n, int d, int stride,
+                         float *kt)
 {
-    __m256 t[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    if (stride % 16) {
+        for (int e = 0; e < d; e++)
+            for (int key = 0; key < (n + 15) / 16 * 16; key++)
+                kt[e * SL_KEY_TILE + key] = key < n ? element(type, at[key], e * stride) : 0;
+        return;
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
-        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) r[i] = t[i];
-}
-
-INLINE void pack_k_typed(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
-{
-    for (int key = 0; key < (n + 15) / 16 * 16; key += LANES) {
-        int e = 0;
-        for (; e + LANES <= d; e += LANES) {
-            __m256 r[8];
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) r[i] = load_head(type, rows[key + i], e);
-            transpose(r);
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) _mm256_storeu_ps(kt + (e + i) * SL_KEY_TILE + key, r[i]);
+    for (int key = 0; key < n; key += 16)
+        for (int e = 0; e < d; e++) {
+            float *out = kt + e * SL_KEY_TILE + key;
+            _mm256_storeu_ps(out, load_head(type, at[key], e * stride));
+            _mm256_storeu_ps(out + LANES, load_head(type, at[key], e * stride + LANES));
         }
-        for (; e < d; e++)
-            for (int i = 0; i < LANES; i++)
-                kt[e * SL_KEY_TILE + key + i] = element(type, rows[key + i], e);
-    }
 }
 
 INLINE void pack_v_typed(enum sl_dtype type, const void *const *rows, int n, int d, int dp,
@@ -219,14 +193,14 @@ INLINE void pack_v_typed(enum sl_dtype type, const void *const *rows, int n, int
     }
 }
 
-static void pack_k(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+static void pack_k(enum sl_dtype type, const void *const *at, int n, int d, int stride, float *kt)
 {
     if (type == SL_F16)
-        pack_k_typed(SL_F16, rows, n, d, kt);
+        pack_k_typed(SL_F16, at, n, d, stride, kt);
     else if (type == SL_BF16)
-        pack_k_typed(SL_BF16, rows, n, d, kt);
+        pack_k_typed(SL_BF16, at, n, d, stride, kt);
     else
-        pack_k_typed(SL_F32, rows, n, d, kt);
+        pack_k_typed(SL_F32, at, n, d, stride, kt);
 }
 
 static void pack_v(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v)
@@ -302,7 +276,7 @@ static void mad_tile(const float *a, int lda, const float *b, int ldb, float *c,
 }
 
 /* Scores beyond n are made -inf in a copy, so that every vector is whole. */
-static float softmax(float *s, int n, float *m, float *sum)
+static float softmax_row(float *s, int n, float *m, float *sum)
 {
     float tile[SL_KEY_TILE];
     int padded = (n + LANES - 1) / LANES * LANES;
@@ -323,6 +297,11 @@ static float softmax(float *s, int n, float *m, float *sum)
     *sum = *sum * c + sum_of(total);
     *m = top;
     return c;
+}
+
+static void softmax(float *s, int rows, const int *keys, float *m, float *sum, float *c)
+{
+    for (int r = 0; r < rows; r++) c[r] = softmax_row(s + r * SL_KEY_TILE, keys[r], &m[r], &sum[r]);
 }
 
 static void scale(float *x, float by, int n)

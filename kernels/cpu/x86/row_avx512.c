@@ -17,10 +17,13 @@ INLINE __mmask16 mask_of(int64_t n)
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
 }
 
+#define POW2_MIN -126.0f /* smaller results are zero: subnormals would be slow */
+
 /* 2^x: 2^round(x) times a polynomial of the rest; relative error below 2^-22. NaN stays NaN. */
 INLINE __m512 pow2(__m512 x)
 {
-    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x); /* -inf would leave inf - inf as the rest */
+    __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(POW2_MIN), _CMP_NLT_UQ);
+    x = _mm512_max_ps(_mm512_set1_ps(POW2_MIN), x); /* NaN comes second and so survives */
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(x, n);
     __m512 p = _mm512_set1_ps(1.54531629e-4f);
@@ -30,7 +33,7 @@ INLINE __m512 pow2(__m512 x)
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226508e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147188e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
+    return _mm512_maskz_scalef_ps(keep, p, n);
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)
@@ -121,93 +124,77 @@ static void to_bf16(const float *x, int n, uint16_t *out)
  * -------------------------------------------------------------------------------------------------
  */
 
-/* Elements e.. of a head, those of mask k. */
-INLINE __m512 load_head(enum sl_dtype type, const void *row, int e, __mmask16 k)
+/* Sixteen elements from e on. */
+INLINE __m512 load16(enum sl_dtype type, const void *at, int64_t e)
 {
-    if (type == SL_F32) return _mm512_maskz_loadu_ps(k, (const float *)row + e);
-    __m256i h = _mm256_maskz_loadu_epi16(k, (const uint16_t *)row + e);
+    if (type == SL_F32) return _mm512_loadu_ps((const float *)at + e);
+    __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)at + e));
     if (type == SL_F16) return _mm512_cvtph_ps(h);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
-/* r[i] lane j = what r[j] lane i was. */
-INLINE void transpose(__m512 r[16])
+/* Those of mask k, others zero. */
+INLINE __m512 load_some(enum sl_dtype type, const void *at, int64_t e, __mmask16 k)
 {
-    __m512 t[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-            __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + 2 + h]);
-            r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-        /* Now 128-bit lane L of r[4 * g + c] holds column 4 * L + c of rows 4 * g .. 4 * g + 3. */
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        __m512 lo01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44);
-        __m512 hi01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xee);
-        __m512 lo23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
-        __m512 hi23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xee);
-        t[c] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
-        t[4 + c] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
-        t[8 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);
-        t[12 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0xdd);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) r[i] = t[i];
+    if (type == SL_F32) return _mm512_maskz_loadu_ps(k, (const float *)at + e);
+    __m256i h = _mm256_maskz_loadu_epi16(k, (const uint16_t *)at + e);
+    if (type == SL_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
-INLINE void pack_k_typed(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+/* Blocks of odd sizes: element by element. */
+INLINE void pack_k_slowly(enum sl_dtype type, const void *const *at, int n, int d, int stride,
+                          float *kt)
 {
+    for (int key = 0; key < (n + 15) / 16 * 16; key++)
+        for (int e = 0; e < d; e++) {
+            __m512 x =
+                key < n ? load_some(type, at[key], (int64_t)e * stride, 1) : _mm512_setzero_ps();
+            kt[e * SL_KEY_TILE + key] = _mm512_cvtss_f32(x);
+        }
+}
+
+INLINE void pack_k_typed(enum sl_dtype type, const void *const *at, int n, int d, int stride,
+                         float *kt)
+{
+    if (stride % 16) {
+        pack_k_slowly(type, at, n, d, stride, kt);
+        return;
+    }
     for (int key = 0; key < n; key += 16)
-        for (int e = 0; e < d; e += 16) {
-            __m512 r[16];
-            __mmask16 k = mask_of(d - e);
-#pragma GCC unroll 16
-            for (int i = 0; i < 16; i++) r[i] = load_head(type, rows[key + i], e, k);
-            transpose(r);
-            int width = SL_MIN(16, d - e);
-            float *out = kt + (int64_t)e * SL_KEY_TILE + key;
-            if (width == 16)
-#pragma GCC unroll 16
-                for (int i = 0; i < 16; i++) _mm512_storeu_ps(out + i * SL_KEY_TILE, r[i]);
-            else
-                for (int i = 0; i < width; i++) _mm512_storeu_ps(out + i * SL_KEY_TILE, r[i]);
-        }
+        for (int e = 0; e < d; e++)
+            _mm512_storeu_ps(kt + e * SL_KEY_TILE + key,
+                             load16(type, at[key], (int64_t)e * stride));
 }
 
-INLINE void pack_v_typed(enum sl_dtype type, const void *const *rows, int n, int d, int dp,
-                         float *v)
+INLINE void pack_v_typed(enum sl_dtype type, const void *const *at, int n, int d, int dp, float *v)
 {
-    for (int key = 0; key < n; key++, v += dp)
-        for (int e = 0; e < dp; e += 16)
-            _mm512_storeu_ps(v + e, load_head(type, rows[key], e, mask_of(d - e)));
+    int whole = d / 16 * 16;
+    __mmask16 k = mask_of(d - whole);
+    for (int key = 0; key < n; key++, v += dp) {
+        for (int e = 0; e < whole; e += 16) _mm512_storeu_ps(v + e, load16(type, at[key], e));
+        if (k) _mm512_storeu_ps(v + whole, load_some(type, at[key], whole, k));
+    }
 }
 
-static void pack_k(enum sl_dtype type, const void *const *rows, int n, int d, float *kt)
+static void pack_k(enum sl_dtype type, const void *const *at, int n, int d, int stride, float *kt)
 {
     if (type == SL_F16)
-        pack_k_typed(SL_F16, rows, n, d, kt);
+        pack_k_typed(SL_F16, at, n, d, stride, kt);
     else if (type == SL_BF16)
-        pack_k_typed(SL_BF16, rows, n, d, kt);
+        pack_k_typed(SL_BF16, at, n, d, stride, kt);
     else
-        pack_k_typed(SL_F32, rows, n, d, kt);
+        pack_k_typed(SL_F32, at, n, d, stride, kt);
 }
 
-static void pack_v(enum sl_dtype type, const void *const *rows, int n, int d, int dp, float *v)
+static void pack_v(enum sl_dtype type, const void *const *at, int n, int d, int dp, float *v)
 {
     if (type == SL_F16)
-        pack_v_typed(SL_F16, rows, n, d, dp, v);
+        pack_v_typed(SL_F16, at, n, d, dp, v);
     else if (type == SL_BF16)
-        pack_v_typed(SL_BF16, rows, n, d, dp, v);
+        pack_v_typed(SL_BF16, at, n, d, dp, v);
     else
-        pack_v_typed(SL_F32, rows, n, d, dp, v);
+        pack_v_typed(SL_F32, at, n, d, dp, v);
 }
 
 /* R rows times V vectors of c, kept in registers over the whole depth. */
@@ -290,29 +277,122 @@ static void mad_tile(const float *a, int lda, const float *b, int ldb, float *c,
     }
 }
 
-static float softmax(float *s, int n, float *m, float *sum)
+/* r[i] lane j = what r[j] lane i was. */
+INLINE void transpose(__m512 r[16])
+{
+    __m512 t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m512d a = _mm512_castps_pd(t[i + h]), b = _mm512_castps_pd(t[i + 2 + h]);
+            r[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+        /* Now 128-bit lane L of r[4 * g + c] holds column 4 * L + c of rows 4 * g .. 4 * g + 3. */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        __m512 lo01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44);
+        __m512 hi01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xee);
+        __m512 lo23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
+        __m512 hi23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xee);
+        t[c] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
+        t[8 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);
+        t[12 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+/* The largest score of a row in each lane. */
+INLINE __m512 row_max(const float *s, int n)
 {
     const __m512 lowest = _mm512_set1_ps(-INFINITY);
-    __m512 x[4], best = lowest, total = _mm512_setzero_ps();
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; v++) {
-        x[v] = _mm512_mask_loadu_ps(lowest, mask_of(n - 16 * v), s + 16 * v);
-        best = _mm512_max_ps(best, x[v]);
-    }
-    float top = _mm512_reduce_max_ps(best);
-    top = top > *m ? top : *m;
-    __m512 t = _mm512_set1_ps(top);
+    __m512 best = _mm512_mask_loadu_ps(lowest, mask_of(n), s);
+#pragma GCC unroll 3
+    for (int v = 1; v < 4; v++)
+        best = _mm512_max_ps(best, _mm512_mask_loadu_ps(lowest, mask_of(n - 16 * v), s + 16 * v));
+    return best;
+}
+
+/* Scores to weights against the maximum `top`; returns their sums by lane. */
+INLINE __m512 row_weigh(float *s, int n, float top)
+{
+    __m512 t = _mm512_set1_ps(top), total = _mm512_setzero_ps();
 #pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
         __mmask16 k = mask_of(n - 16 * v);
-        x[v] = _mm512_maskz_mov_ps(k, pow2(_mm512_sub_ps(x[v], t)));
-        _mm512_mask_storeu_ps(s + 16 * v, k, x[v]);
-        total = _mm512_add_ps(total, x[v]);
+        __m512 x = _mm512_sub_ps(_mm512_mask_loadu_ps(t, k, s + 16 * v), t);
+        x = _mm512_maskz_mov_ps(k, pow2(x));
+        _mm512_mask_storeu_ps(s + 16 * v, k, x);
+        total = _mm512_add_ps(total, x);
     }
-    float c = top == *m ? 1.0f : _mm512_cvtss_f32(pow2(_mm512_set1_ps(*m - top)));
-    *sum = *sum * c + _mm512_reduce_add_ps(total);
-    *m = top;
-    return c;
+    return total;
+}
+
+/* 2^(m - top); 1 when they are equal, also when both are infinite. */
+INLINE __m512 correction(__m512 m, __m512 top)
+{
+    __mmask16 same = _mm512_cmp_ps_mask(m, top, _CMP_EQ_OQ);
+    return _mm512_mask_mov_ps(pow2(_mm512_sub_ps(m, top)), same, _mm512_set1_ps(1.0f));
+}
+
+/* m, sum and c of the rows of mask k out of the rows' maxima and, when they are known, sums. */
+INLINE __m512 new_max(__m512 best, const float *m, __mmask16 k)
+{
+    __m512 old = _mm512_maskz_loadu_ps(k, m);
+    return _mm512_mask_mov_ps(old, _mm512_cmp_ps_mask(best, old, _CMP_GT_OQ), best);
+}
+
+INLINE void finish(__m512 top, __m512 total, __mmask16 k, float *m, float *sum, float *c)
+{
+    __m512 by = correction(_mm512_maskz_loadu_ps(k, m), top);
+    __m512 y = _mm512_add_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(k, sum), by), total);
+    _mm512_mask_storeu_ps(sum, k, y);
+    _mm512_mask_storeu_ps(m, k, top);
+    _mm512_mask_storeu_ps(c, k, by);
+}
+
+/* Combines sixteen lanes of each of sixteen rows; lane r of the result belongs to row r. Pairs up
+ * as the reductions of single vectors do ((i, i + 8), (i, i + 4) ...), which gives the same bits.
+ */
+#define FOLD(r, op)                                                                                \
+    for (int w = 8; w; w /= 2)                                                                     \
+        for (int i = 0; i < w; i++) (r)[i] = op((r)[i], (r)[i + w])
+
+static void softmax16(float *s, const int *keys, float *m, float *sum, float *c)
+{
+    __m512 r[16];
+    float top[16];
+    for (int i = 0; i < 16; i++) r[i] = row_max(s + i * SL_KEY_TILE, keys[i]);
+    transpose(r);
+    FOLD(r, _mm512_max_ps);
+    __m512 t = new_max(r[0], m, 0xffff);
+    _mm512_storeu_ps(top, t);
+    for (int i = 0; i < 16; i++) r[i] = row_weigh(s + i * SL_KEY_TILE, keys[i], top[i]);
+    transpose(r);
+    FOLD(r, _mm512_add_ps);
+    finish(t, r[0], 0xffff, m, sum, c);
+}
+
+static void softmax(float *s, int rows, const int *keys, float *m, float *sum, float *c)
+{
+    int r = 0;
+    for (; r + 16 <= rows; r += 16)
+        softmax16(s + (int64_t)r * SL_KEY_TILE, keys + r, m + r, sum + r, c + r);
+    for (; r < rows; r++) {
+        float *x = s + (int64_t)r * SL_KEY_TILE;
+        __m512 best = _mm512_set1_ps(_mm512_reduce_max_ps(row_max(x, keys[r])));
+        __m512 t = new_max(best, m + r, 1);
+        float total = _mm512_reduce_add_ps(row_weigh(x, keys[r], _mm512_cvtss_f32(t)));
+        finish(t, _mm512_set1_ps(total), 1, m + r, sum + r, c + r);
+    }
 }
 
 static void scale(float *x, float by, int n)

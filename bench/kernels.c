@@ -1,0 +1,233 @@
+/* kernels.c - times every operation of every row on the shapes of two real models, one line each.
+ *
+ *   sluice-bench-kernels [THREADS [ROW [OP]]]
+ *
+ * Each line is the best of several runs: microseconds a call, and what limits the operation: GB/s
+ * of memory it must touch, or GFLOPS. Inputs are random and weights differ from run to run of one
+ * call only in that caches may hold them; decode of a small matrix is therefore a cache number (the
+ * column says how many bytes one call reads). */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/env.h"
+#include "base/sl_assert.h"
+#include "kernels/kernels.h"
+
+#define RUN_NS 100000000u /* how long one line is measured */
+#define VOCAB_ROWS 4096   /* of an embedding table: enough for random access */
+
+static const struct model {
+    const char *name;
+    int dim, ffn, n_heads, n_kv_heads, head_dim;
+    enum sl_dtype type;
+} models[] = {
+    {"SmolLM2-135M", 576, 1536, 9, 3, 64, SL_Q4_1},
+    {"Llama-8B", 4096, 14336, 32, 8, 128, SL_Q8_0},
+};
+
+static const char *only; /* operations whose name holds it; NULL: all */
+
+struct bench {
+    struct sl_backend *b;
+    const struct sl_backend_ops *ops;
+    const struct model *m;
+    int n;       /* rows */
+    int context; /* keys before them */
+    float *x, *y, *z, *gain;
+    int32_t *pos, *ids;
+    struct sl_kv_view kv;
+    struct sl_seq_view seq;
+    struct sl_weight w;
+};
+
+static float *floats(int64_t n)
+{
+    float *x = aligned_alloc(64, ((size_t)n * sizeof(float) / 64 + 1) * 64);
+    SL_ASSERT(x);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(sl_mix64((uint64_t)i) >> 40) * 0x1p-23f - 1.0f;
+    return x;
+}
+
+/* One line: fn's best time; `bytes` and `flops` are those of one call, 0 when they say nothing. */
+static void measure(struct bench *s, const char *op, void (*fn)(struct bench *), double bytes,
+                    double flops)
+{
+    double best = INFINITY;
+    if (only && !strstr(op, only)) return;
+    fn(s); /* scratch, page faults, frequency */
+    uint64_t start = sl_env_now_ns(), now = start;
+    do {
+        uint64_t t0 = now;
+        fn(s);
+        now = sl_env_now_ns();
+        best = fmin(best, (double)(now - t0));
+    } while (now - start < RUN_NS);
+    printf("%-13s %-9s %-14s %5d %7d %11.1f", s->m->name, sl_backend_row(s->b), op, s->n,
+           s->context, best / 1e3);
+    if (bytes > 0) printf(" %9.1f GB/s", bytes / best);
+    if (flops > 0) printf(" %9.1f GFLOPS", flops / best);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void run_rmsnorm(struct bench *s)
+{
+    s->ops->rmsnorm(s->b, s->x, s->gain, 1e-5f, s->n, s->m->dim, s->y);
+}
+
+static void run_swiglu(struct bench *s)
+{
+    s->ops->swiglu(s->b, s->x, s->y, (int64_t)s->n * s->m->ffn, s->z);
+}
+
+/* Positions stay, so this is the cost of a layer after the first of a step. */
+static void run_rope(struct bench *s)
+{
+    s->ops->rope(s->b, s->x, s->m->n_heads, s->y, s->m->n_kv_heads, s->m->head_dim, s->m->head_dim,
+                 1, s->gain, s->pos, s->n);
+}
+
+/* New positions each call: the first layer of a step. */
+static void run_rope_first(struct bench *s)
+{
+    s->pos[0]++;
+    run_rope(s);
+}
+
+static void run_kv_write(struct bench *s)
+{
+    s->ops->kv_write(s->b, &s->kv, &s->seq, 1, s->x, s->y);
+}
+
+static void run_attention(struct bench *s)
+{
+    s->ops->attention(s->b, &s->kv, &s->seq, 1, s->x, s->m->n_heads,
+                      1 / sqrtf((float)s->m->head_dim), s->y);
+}
+
+static void run_matmul(struct bench *s)
+{
+    struct sl_product p = {.w = &s->w, .out = s->z};
+    s->ops->matmul(s->b, s->x, s->n, &p, 1);
+}
+
+static void run_embed(struct bench *s)
+{
+    s->ops->embed(s->b, &s->w, s->ids, s->n, s->y);
+}
+
+static void elementwise(struct bench *s)
+{
+    const struct model *m = s->m;
+    double row = 4.0 * s->n * m->dim, wide = 4.0 * s->n * m->ffn;
+    double heads = 4.0 * s->n * (m->n_heads + m->n_kv_heads) * m->head_dim;
+    measure(s, "rmsnorm", run_rmsnorm, 2 * row, 0);
+    measure(s, "swiglu", run_swiglu, 3 * wide, 0);
+    measure(s, "rope, first", run_rope_first, 2 * heads, 0);
+    measure(s, "rope", run_rope, 2 * heads, 0);
+}
+
+static void attention(struct bench *s, int context)
+{
+    const struct model *m = s->m;
+    int bt = 16, total = context + s->n, n_blocks = (total + bt - 1) / bt;
+    double keys = (double)s->n * context + (double)s->n * (s->n + 1) / 2;
+    size_t bytes = (size_t)n_blocks * (size_t)(bt * m->n_kv_heads * m->head_dim) * 2;
+    enum sl_dtype type =
+        strcmp(sl_backend_row(s->b), "ref") == 0 ? SL_F16 : sl_backend_kv_type(s->b);
+    int32_t *blocks = malloc(sizeof(*blocks) * (size_t)n_blocks);
+    s->kv = (struct sl_kv_view){calloc(1, bytes), calloc(1, bytes), type, bt,
+                                m->n_kv_heads,    m->head_dim};
+    SL_ASSERT(blocks && s->kv.k && s->kv.v);
+    for (int i = 0; i < n_blocks; i++) blocks[i] = n_blocks - 1 - i;
+    s->context = context;
+    s->seq = (struct sl_seq_view){0, s->n, context, blocks};
+    if (context == 0)
+        measure(s, "kv_write", run_kv_write, 12.0 * s->n * m->n_kv_heads * m->head_dim, 0);
+    measure(s, "attention", run_attention, s->n == 1 ? 2.0 * (double)bytes : 0,
+            4.0 * keys * m->n_heads * m->head_dim);
+    s->context = 0;
+    free(blocks);
+    free(s->kv.k);
+    free(s->kv.v);
+}
+
+static void matmul(struct bench *s, const char *op, int64_t rows, int64_t cols)
+{
+    uint64_t bytes = (uint64_t)rows * sl_dtype_row_bytes(s->m->type, (uint64_t)cols);
+    uint8_t *data = aligned_alloc(64, (bytes / 64 + 1) * 64);
+    struct sl_err err = {0};
+    SL_ASSERT(data);
+    for (uint64_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)(sl_mix64(i) & 0x3b); /* no NaN, no infinity */
+    if (s->ops->load(s->b, SL_USE_MATMUL, s->m->type, rows, cols, data, &s->w, &err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        exit(1);
+    }
+    measure(s, op, run_matmul, s->n == 1 ? (double)bytes : 0,
+            2.0 * s->n * (double)rows * (double)cols);
+    s->ops->unload(s->b, &s->w);
+    if (rows == VOCAB_ROWS &&
+        s->ops->load(s->b, SL_USE_EMBED, s->m->type, rows, cols, data, &s->w, &err) == 0) {
+        measure(s, "embed", run_embed, 4.0 * s->n * (double)cols, 0);
+        s->ops->unload(s->b, &s->w);
+    }
+    free(data);
+}
+
+static void bench_row(const char *row, int threads, const struct model *m)
+{
+    static const int counts[] = {1, 8, 512};
+    struct sl_backend_params p = {.kind = row, .n_threads = threads};
+    struct bench s = {.m = m};
+    struct sl_err err;
+    if (sl_backend_create(&p, &s.b, &err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        exit(1);
+    }
+    s.ops = sl_backend_ops(s.b);
+    int slow = strcmp(row, "ref") == 0; /* the oracle: decode only, or we wait for minutes */
+    int64_t widest = (int64_t)512 * SL_MAX(m->ffn, VOCAB_ROWS);
+    s.x = floats(widest);
+    s.y = floats(widest);
+    s.z = floats(widest);
+    s.gain = floats(m->ffn);
+    s.pos = calloc(512, sizeof(*s.pos));
+    s.ids = calloc(512, sizeof(*s.ids));
+    SL_ASSERT(s.pos && s.ids);
+    for (int i = 0; i < 512; i++) {
+        s.pos[i] = i;
+        s.ids[i] = i * 7 % VOCAB_ROWS;
+    }
+    for (size_t c = 0; c < (slow ? 1 : SL_ARRAY_LEN(counts)); c++) {
+        s.n = counts[c];
+        elementwise(&s);
+        attention(&s, 0);
+        if (s.n == 1) attention(&s, 1023);
+        if (s.n == 1 && !slow) attention(&s, 16383);
+        matmul(&s, "matmul ffn", m->ffn, m->dim);
+        matmul(&s, "matmul 4096", VOCAB_ROWS, m->dim);
+    }
+    free(s.x);
+    free(s.y);
+    free(s.z);
+    free(s.gain);
+    free(s.pos);
+    free(s.ids);
+    sl_backend_destroy(s.b);
+}
+
+int main(int argc, char **argv)
+{
+    int threads = argc > 1 ? atoi(argv[1]) : 1, n;
+    only = argc > 3 ? argv[3] : NULL;
+    const char *const *rows = sl_backend_rows(&n);
+    printf("%-13s %-9s %-14s %5s %7s %11s   %d threads\n", "model", "row", "op", "rows", "context",
+           "us/call", threads);
+    for (size_t m = 0; m < SL_ARRAY_LEN(models); m++)
+        for (int i = 0; i < n; i++)
+            if (argc < 3 || strcmp(argv[2], rows[i]) == 0) bench_row(rows[i], threads, &models[m]);
+    return 0;
+}
