@@ -9,8 +9,9 @@ struct sl_tokenizer {
     const char *pieces[TOY_VOCAB];
 };
 
-static const struct sl_tokenizer toy = {{"<end>", "<special>", "\xc3", "\xa9", "\xc3\xa9", "\xff", "a", "b", "c", "ab", "ba", "ca",
-                                         "abc", "aa", "bb", "cc", "aab", "cab", "a", "b", "c", "bc", "ac", "bca"}};
+static const struct sl_tokenizer toy = {
+    {"<end>", "<special>", "\xc3", "\xa9", "\xc3\xa9", "\xff", "a", "b", "c", "ab", "ba", "ca",
+     "abc",   "aa",        "bb",   "cc",   "aab",      "cab",  "a", "b", "c", "bc", "ac", "bca"}};
 
 const struct sl_tokenizer *toy_tokenizer(void)
 {

@@ -1,8 +1,9 @@
 /* toy.h - a vocabulary of 24 tokens and a "model" that is a hash, for tests of the coordinator.
  *
- * toy.c defines the sl_tokenizer_* functions the coordinator and the streaming detokenizer call, so that the linker takes them
- * instead of the real ones. Token 0 ends an answer, 1 is special, 2 and 3 are the two bytes of an e with an accent, 4 is that
- * letter whole, 5 an invalid byte, the others one to three letters of a, b and c. */
+ * toy.c defines the sl_tokenizer_* functions the coordinator and the streaming detokenizer call, so
+ * that the linker takes them instead of the real ones. Token 0 ends an answer, 1 is special, 2 and
+ * 3 are the two bytes of an e with an accent, 4 is that letter whole, 5 an invalid byte, the others
+ * one to three letters of a, b and c. */
 #ifndef SL_TESTS_TOY_H
 #define SL_TESTS_TOY_H
 

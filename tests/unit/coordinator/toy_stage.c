@@ -20,7 +20,7 @@ struct toy_stage {
     int n_slots, n_blocks, block_tokens, max_rows;
     uint64_t batch;
     struct table *tables;
-    int *owner; /* [n_blocks] slot that was given the block last, -1 */
+    int *owner;  /* [n_blocks] slot that was given the block last, -1 */
     int32_t *kv; /* [n_blocks * block_tokens] */
 };
 
@@ -67,8 +67,10 @@ static const char *give_block(struct toy_stage *s, int slot, int32_t b)
     if (b < 0 || b >= s->n_blocks) return "a block out of range";
     int old = s->owner[b];
     if (old == slot) return "a block given twice to one sequence";
-    if (old >= 0 && s->tables[old].in_batch == s->batch) return "a block taken from a sequence of the same micro-batch";
-    if (old >= 0) s->tables[old].registered = 0; /* it must never be heard of again without REGISTER */
+    if (old >= 0 && s->tables[old].in_batch == s->batch)
+        return "a block taken from a sequence of the same micro-batch";
+    if (old >= 0)
+        s->tables[old].registered = 0; /* it must never be heard of again without REGISTER */
     s->owner[b] = slot;
     if (t->n_blocks == TABLE_MAX) return "too many blocks for one sequence";
     t->blocks[t->n_blocks++] = b;
@@ -87,7 +89,8 @@ static const char *run_share(struct toy_stage *s, const struct sl_batch_seq *q)
         t->prompt_len = q->prompt_len;
         t->seed = q->sampling->seed;
     }
-    if (!t->registered) return "a sequence that is not registered, or whose blocks were given to others";
+    if (!t->registered)
+        return "a sequence that is not registered, or whose blocks were given to others";
     if (q->n_tokens < 1 || q->pos != t->n_pos) return "a position that does not continue";
     t->in_batch = s->batch;
     for (int i = 0; i < q->n_blocks; i++) {
@@ -95,12 +98,14 @@ static const char *run_share(struct toy_stage *s, const struct sl_batch_seq *q)
         if (bad) return bad;
     }
     t->n_pos += q->n_tokens;
-    if (t->n_blocks != (t->n_pos + s->block_tokens - 1) / s->block_tokens) return "not as many blocks as the tokens need";
+    if (t->n_blocks != (t->n_pos + s->block_tokens - 1) / s->block_tokens)
+        return "not as many blocks as the tokens need";
     for (int i = 0; i < t->n_blocks; i++)
         if (s->owner[t->blocks[i]] != slot) return "a block owned by two sequences";
     for (int i = 0; i < q->n_tokens; i++) {
         int pos = q->pos + i;
-        s->kv[t->blocks[pos / s->block_tokens] * s->block_tokens + pos % s->block_tokens] = q->tokens[i];
+        s->kv[t->blocks[pos / s->block_tokens] * s->block_tokens + pos % s->block_tokens] =
+            q->tokens[i];
     }
     return NULL;
 }
@@ -123,27 +128,34 @@ const char *toy_stage_run(struct toy_stage *s, const struct sl_batch *b)
 static uint64_t prefix(const struct toy_stage *s, const struct table *t, int n)
 {
     uint64_t h = 0;
-    for (int i = 0; i < n; i++) h = toy_hash(h, s->kv[t->blocks[i / s->block_tokens] * s->block_tokens + i % s->block_tokens]);
+    for (int i = 0; i < n; i++)
+        h = toy_hash(h,
+                     s->kv[t->blocks[i / s->block_tokens] * s->block_tokens + i % s->block_tokens]);
     return h;
 }
 
 struct sl_results *toy_stage_answer(const struct toy_stage *s, const struct sl_batch *b)
 {
     size_t n = (size_t)b->n_seqs, rows = (size_t)b->n_rows;
-    struct sl_results *r = calloc(1, sizeof *r + n * (sizeof *r->sampled + sizeof *r->scored) + rows * (TOY_VOCAB + 1) * sizeof(float));
-    r->sampled = (struct sl_sampled *)(r + 1);
-    r->scored = (struct sl_scored *)(r->sampled + n);
-    float *f = (float *)(r->scored + n);
+    struct sl_results *r = calloc(1, sizeof *r + n * (sizeof *r->sampled + sizeof *r->scored) +
+                                         rows * (TOY_VOCAB + 1) * sizeof(float));
+    r->scored = (struct sl_scored *)(r + 1); /* before the samples, which are aligned to 4 only */
+    r->sampled = (struct sl_sampled *)(r->scored + n);
+    float *f = (float *)(r->sampled + n);
     for (int i = 0; i < b->n_seqs; i++) {
         const struct sl_batch_seq *q = &b->seqs[i];
         const struct table *t = &s->tables[q->seq];
         int end = q->pos + q->n_tokens;
         if (q->flags & SL_SEQ_SAMPLE)
             r->sampled[r->n_sampled++] =
-                (struct sl_sampled){.seq = q->seq, .pos = end, .token = toy_draw(prefix(s, t, end), t->seed, t->prompt_len)};
+                (struct sl_sampled){.seq = q->seq,
+                                    .pos = end,
+                                    .token = toy_draw(prefix(s, t, end), t->seed, t->prompt_len)};
         if (!(q->flags & (SL_SEQ_SCORE | SL_SEQ_LOGITS))) continue;
         struct sl_scored *v = &r->scored[r->n_scored++];
-        *v = (struct sl_scored){.seq = q->seq, .pos = q->pos, .n = q->flags & SL_SEQ_SCORE ? q->n_tokens - 1 : q->n_tokens};
+        *v = (struct sl_scored){.seq = q->seq,
+                                .pos = q->pos,
+                                .n = q->flags & SL_SEQ_SCORE ? q->n_tokens - 1 : q->n_tokens};
         v->n_vocab = q->flags & SL_SEQ_LOGITS ? TOY_VOCAB : 0;
         if (q->flags & SL_SEQ_SCORE)
             v->logprobs = f;
@@ -152,7 +164,8 @@ struct sl_results *toy_stage_answer(const struct toy_stage *s, const struct sl_b
         for (int k = 0; k < v->n; k++) {
             uint64_t h = prefix(s, t, q->pos + k + 1);
             if (q->flags & SL_SEQ_SCORE) *f++ = toy_logit(h, q->tokens[k + 1]);
-            for (int32_t w = 0; q->flags & SL_SEQ_LOGITS && w < TOY_VOCAB; w++) *f++ = toy_logit(h, w);
+            for (int32_t w = 0; q->flags & SL_SEQ_LOGITS && w < TOY_VOCAB; w++)
+                *f++ = toy_logit(h, w);
         }
     }
     return r;

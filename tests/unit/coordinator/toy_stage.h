@@ -1,7 +1,8 @@
 /* toy_stage.h - an independent checker in the shape of a stage: it knows the descriptors alone.
  *
- * It keeps block tables and a KV "memory" of tokens as a real stage would, verifies every rule of proto/batch.h and of block
- * ownership, and answers from the tokens it finds through its tables, so that any mix-up changes the answer. */
+ * It keeps block tables and a KV "memory" of tokens as a real stage would, verifies every rule of
+ * proto/batch.h and of block ownership, and answers from the tokens it finds through its tables, so
+ * that any mix-up changes the answer. */
 #ifndef SL_TESTS_TOY_STAGE_H
 #define SL_TESTS_TOY_STAGE_H
 
