@@ -400,8 +400,10 @@ static int choose(run *r, const tv *self, const struct sl_tmpl_args *args, int b
     struct sl_tmpl_args rest = *args;
     if (by_attr && args->n == 0)
         return sl_tmpl_fail(r, "selectattr and rejectattr need an attribute");
-    rest.pos += by_attr;
-    rest.n -= (size_t)by_attr;
+    if (by_attr) {
+        rest.pos++;
+        rest.n--;
+    }
     if (rest.n) {
         const tv *name = rest.pos;
         if (name->type == TV_STR) t = sl_tmpl_test_find(name->u.s, name->n);

@@ -1,0 +1,137 @@
+/* cmd_render.c - `sluice render`: a chat request as JSON on stdin to the prompt text on stdout.
+ *
+ * The members of the request are the template's variables as they are (messages, tools,
+ * add_generation_prompt, ...), so that a template can be tried with anything; what the HTTP API
+ * makes of a request is model/chat.h. "now" fixes the time that strftime_now formats;
+ * chat_template_kwargs are merged in. */
+#include "cli/cmd.h"
+
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/buf.h"
+#include "base/conf.h"
+#include "base/sl_assert.h"
+#include "cli/resolve.h"
+#include "model/chat.h"
+#include "model/template.h"
+#include "model/weights.h"
+
+#define REQUEST_MAX (64u << 20) /* bytes on stdin */
+#define READ_CHUNK 65536        /* bytes */
+
+struct settings {
+    const char *model, *template_file;
+};
+
+#define AT(member) offsetof(struct settings, member)
+
+static const struct sl_conf_row rows[] = {
+    {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
+     "the model whose chat template and special tokens to use: a .gguf file, or smollm2", 0, 0},
+    {SL_CONF_STRING, "--template --chat-template-file", "FILE", AT(template_file),
+     "a Jinja template, instead of the model's own", 0, 0},
+};
+
+static int read_all(FILE *f, const char *name, struct sl_buf *b, struct sl_err *err)
+{
+    char chunk[READ_CHUNK];
+    size_t n;
+    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
+        if (sl_buf_add(b, chunk, n))
+            return sl_err_set(err, SL_EINPUT, "%s: more than %zu bytes", name, b->max);
+    return ferror(f) ? sl_err_set(err, SL_EIO, "%s: reading failed", name) : 0;
+}
+
+static int read_template(const char *path, struct sl_template **t, struct sl_err *err)
+{
+    struct sl_buf b;
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return sl_err_set(err, SL_ENOTFOUND,
+                          "%s: cannot be opened; give the path of a Jinja template", path);
+    sl_buf_init(&b, SL_TEMPLATE_SOURCE_MAX);
+    int rc = read_all(f, path, &b, err);
+    if (rc == 0) rc = sl_template_compile(sl_buf_str(&b), b.len, t, err);
+    fclose(f);
+    sl_buf_close(&b);
+    return rc;
+}
+
+static int read_request(json_t **vars, struct sl_err *err)
+{
+    struct sl_buf b;
+    json_error_t e;
+    sl_buf_init(&b, REQUEST_MAX);
+    int rc = read_all(stdin, "stdin", &b, err);
+    if (rc == 0 && !(*vars = json_loadb(sl_buf_str(&b), b.len, JSON_ALLOW_NUL, &e)))
+        rc = sl_err_set(err, SL_EINPUT, "stdin: line %d, column %d: %s; a JSON object was expected",
+                        e.line, e.column, e.text);
+    if (rc == 0 && !json_is_object(*vars))
+        rc = sl_err_set(err, SL_EINPUT,
+                        "stdin: a JSON object was expected, like {\"messages\": [...]}");
+    sl_buf_close(&b);
+    return rc;
+}
+
+static int render(const struct sl_template *t, const struct sl_weights *w, struct sl_err *err)
+{
+    json_t *vars = NULL;
+    struct sl_buf out;
+    sl_buf_init(&out, SL_TEMPLATE_OUTPUT_MAX);
+    int rc = read_request(&vars, err);
+    if (rc == 0) rc = sl_chat_merge_kwargs(vars, err);
+    if (rc == 0 && w) rc = sl_chat_set_tokens(w, vars, err);
+    if (rc == 0) rc = sl_template_render(t, vars, &out, err);
+    if (rc == 0 && (fwrite(sl_buf_str(&out), 1, out.len, stdout) != out.len || fflush(stdout) != 0))
+        rc = sl_err_set(err, SL_EIO, "stdout: writing failed");
+    sl_buf_close(&out);
+    json_decref(vars);
+    return rc;
+}
+
+static int run(const struct settings *set, struct sl_err *err)
+{
+    char path[PATH_MAX];
+    struct sl_weights *w = NULL;
+    struct sl_template *t = NULL;
+    int rc = 0;
+    if (set->model) {
+        rc = sl_model_resolve(set->model, path, sizeof path, err);
+        if (rc == 0) rc = sl_weights_open(path, &w, err);
+    }
+    if (rc == 0)
+        rc = set->template_file ? read_template(set->template_file, &t, err)
+                                : sl_chat_template(w, &t, err);
+    if (rc == 0) rc = render(t, w, err);
+    sl_template_free(t);
+    sl_weights_close(w);
+    return rc;
+}
+
+int sl_cmd_render(int argc, char **argv)
+{
+    struct settings set = {0};
+    struct sl_err err = {0};
+    const char *words[1];
+    int n_words, help;
+    int rc =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &set, argc, argv, words, 0, &n_words, &help, &err);
+    if (rc == 0 && help) {
+        puts("usage: sluice render (-m MODEL | --template FILE) < REQUEST.json\n"
+             "\nThe prompt text that a chat template makes of a request: a JSON object with "
+             "messages, tools,\n"
+             "add_generation_prompt and whatever else the template asks for. \"now\": "
+             "\"2025-08-06T14:30:05\"\n"
+             "fixes its clock.\n");
+        sl_conf_help(rows, SL_ARRAY_LEN(rows));
+        return 0;
+    }
+    if (rc == 0 && !set.model && !set.template_file)
+        rc = sl_err_set(&err, SL_EUSAGE, "no template; give one with -m MODEL or --template FILE");
+    if (rc == 0) rc = run(&set, &err);
+    if (rc) fprintf(stderr, "sluice render: %s\n", err.msg);
+    return sl_err_exit_status(rc);
+}
