@@ -228,6 +228,30 @@ static void attend_tile(const struct job *j, const struct task *t, struct area *
     if (part < t->n) add_values(j, a, part * group, (t->n - part) * group, SL_KEY_TILE);
 }
 
+#define DIRECT_ROWS_MAX 12 /* more rows are worth a decoded copy of the tile */
+
+/* A task of one position goes straight to the cache when the row has kernels for that. */
+static int is_direct(const struct job *j, const struct task *t)
+{
+    return j->vec->mad_keys && t->n == 1 && j->group <= DIRECT_ROWS_MAX &&
+           j->kv->head_dim % 16 == 0 && j->kv->block_tokens % 16 == 0;
+}
+
+static void attend_tile_direct(const struct job *j, const struct task *t, struct area *a, int base)
+{
+    const struct sl_kv_view *kv = j->kv;
+    const void *at[SL_KEY_TILE];
+    int n = SL_MIN(SL_KEY_TILE, t->seq->pos + t->first - base + 1), d = kv->head_dim;
+    find_keys(j, t, kv->k, base, n, 1, at);
+    j->vec->mad_keys(kv->type, a->q, j->dp, at, n, d, kv->block_tokens, a->s, j->group);
+    for (int r = 0; r < j->group; r++) a->keys[r] = n;
+    j->vec->softmax(a->s, j->group, a->keys, a->part.m, a->part.l, a->c);
+    for (int r = 0; r < j->group; r++)
+        if (a->c[r] != 1.0f) j->vec->scale(a->part.o + (int64_t)r * j->dp, a->c[r], j->dp);
+    find_keys(j, t, kv->v, base, n, d, at);
+    j->vec->mad_values(kv->type, a->s, at, n, d, a->part.o, j->dp, j->group);
+}
+
 /* One span from nothing into a->part. Rows that lie before it end with an empty state. */
 static void attend_span(const struct job *j, const struct task *t, struct area *a, int span)
 {
@@ -238,7 +262,13 @@ static void attend_span(const struct job *j, const struct task *t, struct area *
         a->part.l[r] = 0;
     }
     int to = SL_MIN((span + 1) * SPAN_KEYS, last + 1);
-    for (int base = span * SPAN_KEYS; base < to; base += SL_KEY_TILE) attend_tile(j, t, a, base);
+    int direct = is_direct(j, t);
+    for (int base = span * SPAN_KEYS; base < to; base += SL_KEY_TILE) {
+        if (direct)
+            attend_tile_direct(j, t, a, base);
+        else
+            attend_tile(j, t, a, base);
+    }
 }
 
 /* total = total joined with part, for one row. */

@@ -44,6 +44,13 @@ struct sl_op_row {
      * has the first keys[r] >= 1: they become 2^(s - m'), m' = max(m, max s); c[r] = 2^(m - m');
      * sum[r] = sum[r] * c[r] + their sum; m[r] = m'. */
     void (*softmax)(float *s, int rows, const int *keys, float *m, float *sum, float *c);
+    /* The two products of few rows straight from the cache, with the bits of pack_* and mad_tile;
+     * NULL when a row lacks them. d and stride are multiples of 16; all rows see all n keys.
+     * s[rows][SL_KEY_TILE] = q * keys; o += s * values. */
+    void (*mad_keys)(enum sl_dtype type, const float *q, int ldq, const void *const *at, int n,
+                     int d, int stride, float *s, int rows);
+    void (*mad_values)(enum sl_dtype type, const float *s, const void *const *at, int n, int d,
+                       float *o, int ldo, int rows);
     void (*scale)(float *x, float by, int n); /* n a multiple of 16 */
 };
 

@@ -277,6 +277,118 @@ static void mad_tile(const float *a, int lda, const float *b, int ldb, float *c,
     }
 }
 
+/* R rows of scores over the tile; groups beyond n repeat the first and are not looked at. */
+INLINE void keys_block(enum sl_dtype type, const float *q, int ldq, const void *const *at, int n,
+                       int d, int stride, float *s, const int R)
+{
+    __m512 acc[6][4];
+    const void *group[4];
+    for (int g = 0; g < 4; g++) group[g] = at[16 * g < n ? 16 * g : 0];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) acc[r][g] = _mm512_setzero_ps();
+    for (int e = 0; e < d; e++) {
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) x[g] = load16(type, group[g], (int64_t)e * stride);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            __m512 y = _mm512_set1_ps(q[(int64_t)r * ldq + e]);
+#pragma GCC unroll 4
+            for (int g = 0; g < 4; g++) acc[r][g] = _mm512_fmadd_ps(y, x[g], acc[r][g]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) _mm512_storeu_ps(s + r * SL_KEY_TILE + 16 * g, acc[r][g]);
+}
+
+/* R rows times V vectors of output. */
+INLINE void values_block(enum sl_dtype type, const float *s, const void *const *at, int n, int e,
+                         float *o, int ldo, const int R, const int V)
+{
+    __m512 acc[6][4];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) acc[r][v] = _mm512_loadu_ps(o + (int64_t)r * ldo + e + 16 * v);
+    for (int key = 0; key < n; key++) {
+        __m512 x[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) x[v] = load16(type, at[key], e + 16 * v);
+#pragma GCC unroll 6
+        for (int r = 0; r < R; r++) {
+            __m512 y = _mm512_set1_ps(s[r * SL_KEY_TILE + key]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) acc[r][v] = _mm512_fmadd_ps(y, x[v], acc[r][v]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) _mm512_storeu_ps(o + (int64_t)r * ldo + e + 16 * v, acc[r][v]);
+}
+
+INLINE void values_rows(enum sl_dtype type, const float *s, const void *const *at, int n, int d,
+                        float *o, int ldo, const int R)
+{
+    int e = 0;
+    for (; e + 64 <= d; e += 64) values_block(type, s, at, n, e, o, ldo, R, 4);
+    for (; e < d; e += 16) values_block(type, s, at, n, e, o, ldo, R, 1);
+}
+
+/* Calls do_it(type, R) for the number of rows at hand, at most six at a time. */
+#define BY_ROWS(rows, do_it, type)                                                                 \
+    switch (rows) {                                                                                \
+    case 1:                                                                                        \
+        do_it(type, 1);                                                                            \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        do_it(type, 2);                                                                            \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        do_it(type, 3);                                                                            \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        do_it(type, 4);                                                                            \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        do_it(type, 5);                                                                            \
+        break;                                                                                     \
+    default:                                                                                       \
+        do_it(type, 6);                                                                            \
+    }
+#define BY_TYPE(rows, do_it)                                                                       \
+    if (type == SL_F16) {                                                                          \
+        BY_ROWS(rows, do_it, SL_F16)                                                               \
+    } else if (type == SL_BF16) {                                                                  \
+        BY_ROWS(rows, do_it, SL_BF16)                                                              \
+    } else {                                                                                       \
+        BY_ROWS(rows, do_it, SL_F32)                                                               \
+    }
+
+static void mad_keys(enum sl_dtype type, const float *q, int ldq, const void *const *at, int n,
+                     int d, int stride, float *s, int rows)
+{
+#define KEYS(t, R) keys_block(t, q, ldq, at, n, d, stride, s, R)
+    for (; rows > 0; rows -= 6, q += (int64_t)6 * ldq, s += 6 * SL_KEY_TILE) {
+        BY_TYPE(rows, KEYS)
+    }
+#undef KEYS
+}
+
+static void mad_values(enum sl_dtype type, const float *s, const void *const *at, int n, int d,
+                       float *o, int ldo, int rows)
+{
+#define VALUES(t, R) values_rows(t, s, at, n, d, o, ldo, R)
+    for (; rows > 0; rows -= 6, s += 6 * SL_KEY_TILE, o += (int64_t)6 * ldo) {
+        BY_TYPE(rows, VALUES)
+    }
+#undef VALUES
+}
+
 /* r[i] lane j = what r[j] lane i was. */
 INLINE void transpose(__m512 r[16])
 {
@@ -343,7 +455,7 @@ INLINE __m512 correction(__m512 m, __m512 top)
     return _mm512_mask_mov_ps(pow2(_mm512_sub_ps(m, top)), same, _mm512_set1_ps(1.0f));
 }
 
-/* m, sum and c of the rows of mask k out of the rows' maxima and, when they are known, sums. */
+/* The new maxima of the rows of mask k; a NaN never is one. */
 INLINE __m512 new_max(__m512 best, const float *m, __mmask16 k)
 {
     __m512 old = _mm512_maskz_loadu_ps(k, m);
@@ -415,5 +527,7 @@ const struct sl_op_row sl_op_row_avx512 = {
     .pack_v = pack_v,
     .mad_tile = mad_tile,
     .softmax = softmax,
+    .mad_keys = mad_keys,
+    .mad_values = mad_values,
     .scale = scale,
 };
