@@ -14,6 +14,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <ucs/config/global_opts.h>
 
 #include "base/env.h"
 #include "base/sl_assert.h"
@@ -149,10 +150,18 @@ static int ucx_error(struct sl_err *err, const struct ucx_kind *kind, const char
                       ucs_status_string(status));
 }
 
+/* UCX prints to standard output, which is not ours to fill, about things that are ordinary here (a peer died, requests to
+ * it were given up) and that we report ourselves. UCX_LOG_LEVEL brings it back. */
+static void quieten_ucx(void)
+{
+    if (!sl_env_get("UCX_LOG_LEVEL")) ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+}
+
 static int open_context(struct ucx_port *p, struct sl_err *err)
 {
     const char *device = p->kind->peer_errors ? sl_env_get("SLUICE_NET_DEVICE") : NULL;
     ucp_config_t *config;
+    quieten_ucx();
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return ucx_error(err, p->kind, "reading the UCX configuration", status);
     status = ucp_config_modify(config, "TLS", p->kind->tls);

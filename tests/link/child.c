@@ -1,4 +1,5 @@
-/* child.c - what the second process of a link test does. It lives until its pipe from the parent closes. */
+/* child.c - what the second process of a link test does. It lives until its pipe from the parent
+ * closes. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

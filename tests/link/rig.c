@@ -30,7 +30,8 @@ static void fill(uint8_t *body, size_t n, uint64_t slot)
 /* Splits `bytes` into a descriptor of 64-byte multiples and a BF16 payload. */
 static struct sl_frame_head shape(uint64_t slot, size_t bytes)
 {
-    struct sl_frame_head h = {.kind = SL_FRAME_BATCH, .epoch = 7, .slot = slot, .dtype = SL_BF16, .n_hops = 1};
+    struct sl_frame_head h = {
+        .kind = SL_FRAME_BATCH, .epoch = 7, .slot = slot, .dtype = SL_BF16, .n_hops = 1};
     size_t payload = bytes >= 128 ? bytes - 64 : 0;
     h.desc_len = (uint32_t)(bytes - payload);
     h.rows = payload ? 1 : 0;
@@ -61,8 +62,8 @@ int frame_is(const struct sl_frame *f, uint64_t slot, size_t bytes)
 {
     struct sl_frame_head h = shape(slot, bytes);
     return f->head.slot == slot && f->head.desc_len == h.desc_len && f->head.rows == h.rows &&
-           f->head.cols == h.cols && f->head.epoch == 7 && f->head.kind == SL_FRAME_BATCH && f->head.sent_ns != 0 &&
-           f->recv_ns != 0 && matches(f->body, h.desc_len, slot) &&
+           f->head.cols == h.cols && f->head.epoch == 7 && f->head.kind == SL_FRAME_BATCH &&
+           f->head.sent_ns != 0 && f->recv_ns != 0 && matches(f->body, h.desc_len, slot) &&
            matches(sl_frame_payload(f), (size_t)sl_frame_payload_bytes(&h), slot + 1);
 }
 

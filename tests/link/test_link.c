@@ -14,10 +14,12 @@
 
 static const char *transport;
 
-/* Around the places where UCX changes its protocol (short, copied, zero-copy, rendezvous) and 64-byte padding. */
-static const size_t sizes[] = {0,     1,     63,     64,     65,     90,     128,     256,     1000,   2300,  4096,
-                               8190,  8192,  8256,   8320,   9000,   16382,  16384,   16448,   32768,  65536, 65600,
-                               99998, 131072, 262144, 300000, 524288, 1048576, 4194304, 16777216};
+/* Around the places where UCX changes its protocol (short, copied, zero-copy, rendezvous) and
+ * 64-byte padding. */
+static const size_t sizes[] = {0,      1,      63,     64,      65,      90,      128,   256,
+                               1000,   2300,   4096,   8190,    8192,    8256,    8320,  9000,
+                               16382,  16384,  16448,  32768,   65536,   65600,   99998, 131072,
+                               262144, 300000, 524288, 1048576, 4194304, 16777216};
 #define N_SIZES ((int)SL_ARRAY_LEN(sizes))
 
 static void expect_frame(struct rig *r, uint64_t slot, size_t bytes)
@@ -90,7 +92,9 @@ static void test_many_links_into_one_port(void **state)
     for (int i = 0; i < LINKS; i++) links[i] = link_between(&to, &to);
     for (int n = 0; n < FRAMES; n++)
         for (int i = 0; i < LINKS; i++)
-            assert_int_equal(sl_link_send(links[i], frame_make((uint64_t)(i * 1000 + n), sizes[(n * 7 + i) % 26])), 0);
+            assert_int_equal(sl_link_send(links[i], frame_make((uint64_t)(i * 1000 + n),
+                                                               sizes[(n * 7 + i) % 26])),
+                             0);
     rig_wait(&to, &to.received, LINKS * FRAMES);
     for (struct sl_frame *f; (f = rig_take(&to));) {
         int i = (int)(f->head.slot / 1000);
@@ -116,7 +120,9 @@ static void test_back_pressure(void **state)
     int rc;
     while ((rc = sl_link_send(l, frame_make((uint64_t)sent, 200000))) == 0) {
         sent++;
-        assert_in_range(sent, 1, SL_LINK_QUEUE_MAX); /* large bodies wait for their receiver, which has not run */
+        assert_in_range(
+            sent, 1,
+            SL_LINK_QUEUE_MAX); /* large bodies wait for their receiver, which has not run */
     }
     assert_int_equal(rc, SL_EBUSY);
     assert_int_equal(sent, SL_LINK_QUEUE_MAX);
@@ -138,7 +144,8 @@ static void test_close_link_under_way(void **state)
     rig_open(&a, transport);
     for (int round = 0; round < 5; round++) {
         struct sl_link *l = link_between(&a, &a);
-        for (int i = 0; i < 60; i++) assert_int_equal(sl_link_send(l, frame_make(1000, sizes[i % N_SIZES])), 0);
+        for (int i = 0; i < 60; i++)
+            assert_int_equal(sl_link_send(l, frame_make(1000, sizes[i % N_SIZES])), 0);
         if (round > 1) rig_spin(&a, round); /* in the middle of things */
         sl_link_close(l);
     }
@@ -208,7 +215,8 @@ static void test_bad_addresses(void **state)
     for (size_t i = 0; i < address.len; i++) {
         address.data[i] ^= 0x20;
         int rc = sl_link_open(a.port, address.data, address.len, NULL, NULL, &l, &err);
-        assert_true(rc == SL_EINPUT || rc == SL_EUNREACHABLE); /* local: the number of a port that is not there */
+        assert_true(rc == SL_EINPUT ||
+                    rc == SL_EUNREACHABLE); /* local: the number of a port that is not there */
         address.data[i] ^= 0x20;
     }
     assert_true(err.msg[0] != 0);
@@ -256,7 +264,8 @@ static void test_echo_all_sizes(void **state)
     rig_open(&a, transport);
     child_start(&c, &a, transport, "echo");
     struct sl_link *l = rig_link(&a, &c.address);
-    for (int i = 0; i < N_SIZES; i++) assert_int_equal(sl_link_send(l, frame_make((uint64_t)i, sizes[i])), 0);
+    for (int i = 0; i < N_SIZES; i++)
+        assert_int_equal(sl_link_send(l, frame_make((uint64_t)i, sizes[i])), 0);
     rig_wait(&a, &a.received, N_SIZES);
     for (int i = 0; i < N_SIZES; i++) expect_frame(&a, (uint64_t)i, sizes[i]);
     assert_int_equal(child_end(&c), 0);
@@ -287,7 +296,8 @@ static void test_deaf_peer(void **state)
     assert_int_equal(child_end(&c), 0);
 }
 
-/* kill -9 while frames go both ways, several times; each time a new process takes over on the same port. */
+/* kill -9 while frames go both ways, several times; each time a new process takes over on the same
+ * port. */
 static void test_killed_and_replaced(void **state)
 {
     (void)state;
@@ -298,7 +308,8 @@ static void test_killed_and_replaced(void **state)
         struct child c;
         child_start(&c, &a, transport, round % 2 ? "flood" : "echo");
         struct sl_link *l = rig_link(&a, &c.address);
-        for (int i = 0; i < 40; i++) assert_int_equal(sl_link_send(l, frame_make((uint64_t)i, sizes[i % N_SIZES])), 0);
+        for (int i = 0; i < 40; i++)
+            assert_int_equal(sl_link_send(l, frame_make((uint64_t)i, sizes[i % N_SIZES])), 0);
         rig_wait(&a, &a.received, 10);
         child_kill(&c);
         for (int i = 0; i < 400; i++) { /* sends to the dead: refused or swallowed, never a crash */
@@ -314,7 +325,8 @@ static void test_killed_and_replaced(void **state)
     struct child c;
     child_start(&c, &a, transport, "echo");
     struct sl_link *l = rig_link(&a, &c.address);
-    for (int i = 0; i < N_SIZES; i++) assert_int_equal(sl_link_send(l, frame_make((uint64_t)i + 5000, sizes[i])), 0);
+    for (int i = 0; i < N_SIZES; i++)
+        assert_int_equal(sl_link_send(l, frame_make((uint64_t)i + 5000, sizes[i])), 0);
     for (int next = 0; next < N_SIZES;) { /* a frame of the dead may still lie before them */
         struct sl_frame *f;
         rig_wait(&a, &a.received, 1);
@@ -339,7 +351,8 @@ static uint64_t cpu_ns(void)
            (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000u;
 }
 
-/* An idle port sleeps: a second costs next to no CPU time. (CPU time, not the clock: load does not matter.) */
+/* An idle port sleeps: a second costs next to no CPU time. (CPU time, not the clock: load does not
+ * matter.) */
 static void test_idle_sleeps(void **state)
 {
     (void)state;
@@ -369,12 +382,18 @@ int main(int argc, char **argv)
     }
     transport = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes_in_order),         cmocka_unit_test(test_many_links_into_one_port),
-        cmocka_unit_test(test_back_pressure),          cmocka_unit_test(test_close_link_under_way),
-        cmocka_unit_test(test_close_port_under_way),   cmocka_unit_test(test_close_in_callback),
-        cmocka_unit_test(test_bad_addresses),          cmocka_unit_test(test_small_frames_both_ways),
-        cmocka_unit_test(test_echo_all_sizes),         cmocka_unit_test(test_deaf_peer),
-        cmocka_unit_test(test_killed_and_replaced),    cmocka_unit_test(test_idle_sleeps),
+        cmocka_unit_test(test_sizes_in_order),
+        cmocka_unit_test(test_many_links_into_one_port),
+        cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_close_link_under_way),
+        cmocka_unit_test(test_close_port_under_way),
+        cmocka_unit_test(test_close_in_callback),
+        cmocka_unit_test(test_bad_addresses),
+        cmocka_unit_test(test_small_frames_both_ways),
+        cmocka_unit_test(test_echo_all_sizes),
+        cmocka_unit_test(test_deaf_peer),
+        cmocka_unit_test(test_killed_and_replaced),
+        cmocka_unit_test(test_idle_sleeps),
     };
     return cmocka_run_group_tests_name(transport, tests, NULL, NULL);
 }
