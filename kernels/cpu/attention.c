@@ -336,7 +336,13 @@ static void run_tasks(struct job *j, struct area *a)
         }
         for (int s = 0; s < spans_of(t.seq, t.first + t.n - 1); s++) {
             attend_span(j, &t, a, s);
-            join_span(j, &t, &a->total, &a->part, s);
+            if (s == 0) { /* the first span is the total so far */
+                struct state first = a->part;
+                a->part = a->total;
+                a->total = first;
+            } else {
+                join_span(j, &t, &a->total, &a->part, s);
+            }
         }
         store(j, &t, &a->total);
     }
