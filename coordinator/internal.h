@@ -80,6 +80,8 @@ struct sl_service {
     uint64_t *layer_bytes;
     struct sl_coord *coord;
     const char *names[SL_DEVICES_MAX];
+    struct sl_plan_device hints[SL_DEVICES_MAX]; /* what the topology file says of each */
+    unsigned char restartable[SL_DEVICES_MAX];
 
     struct sl_hub *hub;
     uv_tcp_t listener;

@@ -307,17 +307,15 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
     if (r == 0) r = sl_config_edge_bytes(s->weights, &s->config, &p.model.embed_bytes, &p.model.head_bytes, err);
     if (r) return r;
     p.model.kv_bytes_per_token = sl_config_kv_bytes(&s->config, strcmp(c->kv_format ? c->kv_format : "", "f32") ? 2 : 4);
-    struct sl_plan_device hints[SL_DEVICES_MAX];
-    unsigned char restartable[SL_DEVICES_MAX];
     for (int i = 0; i < c->n_devices; i++) {
         const struct sl_device *d = &c->devices[i];
-        hints[i] = (struct sl_plan_device){d->memory_bytes, d->bandwidth, d->layer_from, d->layer_to};
-        if (d->memory_bytes) hints[i].memory_bytes -= SL_MIN(d->memory_bytes, d->reserve_bytes);
-        restartable[i] = c->nodes[d->node].launch != SL_LAUNCH_EXTERNAL;
+        s->hints[i] = (struct sl_plan_device){d->memory_bytes, d->bandwidth, d->layer_from, d->layer_to};
+        if (d->memory_bytes) s->hints[i].memory_bytes -= SL_MIN(d->memory_bytes, d->reserve_bytes);
+        s->restartable[i] = c->nodes[d->node].launch != SL_LAUNCH_EXTERNAL;
         s->names[i] = d->name;
     }
-    p.hints = hints;
-    p.restartable = restartable;
+    p.hints = s->hints;
+    p.restartable = s->restartable;
     p.load = (struct sl_plan_load){.context = s->context,
                                    .sequences = c->sequences ? c->sequences : 16,
                                    .block_tokens = SL_BLOCK_TOKENS,

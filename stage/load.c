@@ -121,9 +121,10 @@ int sl_stage_load_weights(struct sl_stage *s, struct sl_err *err)
     struct loader l = {.s = s, .err = err, .total = s->info.weight_bytes};
     int n = s->p.layer_to - s->p.layer_from, r = make_rope(&l);
     for (int i = 0; r == 0 && i < n; i++) r = load_layer(&l, s->p.layer_from + i, &s->layers[i]);
-    if (r == 0 && sl_stage_is_first(s)) r = load_matrix(&l, SL_ROLE_EMBED, 0, SL_USE_EMBED, &s->embed);
     if (r == 0 && sl_stage_is_last(s)) r = load_vector(&l, SL_ROLE_OUT_NORM, 0, &s->out_norm);
     if (r == 0 && sl_stage_is_last(s)) r = load_matrix(&l, SL_ROLE_OUTPUT, 0, SL_USE_MATMUL, &s->head);
+    /* after the head: a tied model repacks and unmaps the same tensor for it, and embed() keeps the mapping */
+    if (r == 0 && sl_stage_is_first(s)) r = load_matrix(&l, SL_ROLE_EMBED, 0, SL_USE_EMBED, &s->embed);
     return r;
 }
 

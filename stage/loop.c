@@ -212,7 +212,7 @@ static void on_frame(void *arg, struct sl_frame *f)
 static void on_link_down(void *arg, int peer, const struct sl_err *err)
 {
     (void)arg;
-    sl_log(SL_LOG_WARN, "stage", "link to %s %d is down: %s", peer == SL_CTL_COORD ? "coordinator" : "stage", peer,
+    sl_log(SL_LOG_INFO, "stage", "link to %s %d is down: %s", peer == SL_CTL_COORD ? "coordinator" : "stage", peer,
            err->msg);
 }
 

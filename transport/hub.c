@@ -1,6 +1,7 @@
 /* hub.c - see hub.h. */
 #include "transport/hub.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,0 +1,193 @@
+/* cmd_inspect.c - `sluice inspect`: what is in a model file: architecture, hyperparameters, tensors, formats, bytes per layer. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/conf.h"
+#include "base/sl_assert.h"
+#include "base/text.h"
+#include "cli/cmd.h"
+#include "cli/resolve.h"
+#include "model/config.h"
+
+struct settings {
+    const char *model;
+    int json, tensors, metadata;
+};
+
+#define AT(m) offsetof(struct settings, m)
+static const struct sl_conf_row rows[] = {
+    {SL_CONF_STRING, "-m --model", "MODEL", AT(model), "a .gguf file, or smollm2 (or give it as the only word)", 0, 0},
+    {SL_CONF_FLAG, "--tensors", NULL, AT(tensors), "list every tensor", 0, 0},
+    {SL_CONF_FLAG, "--metadata", NULL, AT(metadata), "list every metadata key", 0, 0},
+    {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object with everything", 0, 0},
+};
+
+#define VALUE_SHOWN_MAX 60 /* bytes of a metadata string that are printed */
+
+static json_t *scalar_json(const struct sl_meta *m)
+{
+    char *clean;
+    json_t *j;
+    switch (m->type) {
+    case SL_META_INT:
+        return json_integer(m->i);
+    case SL_META_BOOL:
+        return json_boolean(m->i);
+    case SL_META_FLOAT:
+        return json_real(m->f);
+    case SL_META_STRING:
+        clean = malloc(3 * m->len + 1);
+        j = clean ? json_stringn(clean, sl_utf8_scrub(m->s, m->len, clean)) : json_null();
+        free(clean);
+        return j;
+    case SL_META_ARRAY:
+        return json_pack("{s:I}", "elements", (json_int_t)m->len);
+    }
+    return json_null();
+}
+
+static json_t *tensor_json(const struct sl_tensor *t)
+{
+    json_t *shape = json_array();
+    for (int i = t->n_dims - 1; i >= 0; i--) json_array_append_new(shape, json_integer(t->ne[i])); /* row-major, as HF */
+    const char *format = sl_dtype_ggml_name(t->ggml_type);
+    return json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "format", format ? format : "?", "shape", shape, "offset",
+                     (json_int_t)t->offset, "bytes", (json_int_t)t->bytes);
+}
+
+static json_t *config_json(const struct sl_config *c)
+{
+    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:f, s:b, s:b}", "architecture",
+                     c->arch, "name", c->name, "layers", c->n_layers, "hidden", c->n_embd, "heads", c->n_heads, "kv_heads",
+                     c->n_kv_heads, "head_dim", c->head_dim, "feed_forward", c->n_ff, "vocabulary", c->n_vocab, "context",
+                     c->n_ctx_train, "rms_eps", (double)c->rms_eps, "rope", c->rope == SL_ROPE_NEOX ? "neox" : "norm",
+                     "rope_dims", c->rope_dims, "rope_base", (double)c->rope_base, "qkv_bias", c->qkv_bias, "tied", c->tied);
+}
+
+/* Bytes by format, in the order of base/dtype.h. */
+static json_t *formats_json(const struct sl_weights *w)
+{
+    json_t *o = json_object();
+    for (size_t i = 0; i < sl_weights_count(w); i++) {
+        const struct sl_tensor *t = sl_weights_at(w, i);
+        const char *format = sl_dtype_ggml_name(t->ggml_type);
+        json_t *old = json_object_get(o, format ? format : "?");
+        json_int_t sum = (old ? json_integer_value(old) : 0) + (json_int_t)t->bytes;
+        json_object_set_new(o, format ? format : "?", json_integer(sum));
+    }
+    return o;
+}
+
+static json_t *describe(const struct sl_weights *w, const struct sl_config *c, struct sl_err *err)
+{
+    json_t *layers = json_array(), *tensors = json_array(), *meta = json_object();
+    uint64_t embed = 0, head = 0, bytes = 0;
+    int r = sl_config_edge_bytes(w, c, &embed, &head, err);
+    for (int i = 0; r == 0 && i < c->n_layers; i++) {
+        r = sl_config_layer_bytes(w, c, i, &bytes, err);
+        json_array_append_new(layers, json_integer((json_int_t)bytes));
+    }
+    for (size_t i = 0; i < sl_weights_count(w); i++) json_array_append_new(tensors, tensor_json(sl_weights_at(w, i)));
+    for (size_t i = 0; i < sl_weights_meta_count(w); i++) {
+        const char *key;
+        const struct sl_meta *m = sl_weights_meta_nth(w, i, &key);
+        json_object_set_new(meta, key, scalar_json(m));
+    }
+    json_t *j = json_pack("{s:s, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o, s:o}", "file", sl_weights_path(w), "config",
+                          config_json(c), "bytes", "layers", layers, "embedding", (json_int_t)embed, "head", (json_int_t)head,
+                          "kv_per_token_and_layer_f16", (json_int_t)sl_config_kv_bytes(c, 2), "formats", formats_json(w),
+                          "tensors", tensors, "metadata", meta);
+    if (r == 0) return j;
+    json_decref(j);
+    return NULL;
+}
+
+static void print_object(const char *title, const json_t *o, int bytes)
+{
+    const char *key;
+    json_t *v;
+    printf("\n%s\n", title);
+    json_object_foreach((json_t *)(uintptr_t)o, key, v)
+    {
+        char size[32];
+        if (bytes) {
+            printf("  %-44s %s\n", key, sl_format_bytes((uint64_t)json_integer_value(v), size));
+        } else if (json_is_string(v)) {
+            int n = (int)SL_MIN(json_string_length(v), VALUE_SHOWN_MAX);
+            int line = (int)strcspn(json_string_value(v), "\n");
+            printf("  %-44s %.*s%s\n", key, SL_MIN(n, line), json_string_value(v),
+                   SL_MIN(n, line) < (int)json_string_length(v) ? "..." : "");
+        } else {
+            char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));
+            printf("  %-44s %s\n", key, text ? text : "?");
+            free(text);
+        }
+    }
+}
+
+static void print_text(const json_t *j, const struct settings *s)
+{
+    char a[32], b[32], c[32];
+    const json_t *bytes = json_object_get(j, "bytes"), *layers = json_object_get(bytes, "layers");
+    printf("%s\n", json_string_value(json_object_get(j, "file")));
+    print_object("config", json_object_get(j, "config"), 0);
+    print_object("bytes by format", json_object_get(j, "formats"), 1);
+    printf("\nbytes\n  layers 0-%zu: %s the first; embedding %s, head %s\n", json_array_size(layers) - 1,
+           sl_format_bytes((uint64_t)json_integer_value(json_array_get(layers, 0)), a),
+           sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "embedding")), b),
+           sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "head")), c));
+    if (s->metadata) print_object("metadata", json_object_get(j, "metadata"), 0);
+    if (!s->tensors) return;
+    printf("\ntensors\n");
+    size_t i;
+    json_t *t;
+    json_array_foreach(json_object_get(j, "tensors"), i, t)
+    {
+        char *shape = json_dumps(json_object_get(t, "shape"), JSON_COMPACT);
+        printf("  %-44s %-6s %s\n", json_string_value(json_object_get(t, "name")),
+               json_string_value(json_object_get(t, "format")), shape ? shape : "");
+        free(shape);
+    }
+}
+
+static int run(const struct settings *s, struct sl_err *err)
+{
+    char path[4096];
+    struct sl_weights *w = NULL;
+    struct sl_config c;
+    int r = sl_model_resolve(s->model, path, sizeof path, err);
+    if (r == 0) r = sl_weights_open(path, &w, err);
+    if (r == 0) r = sl_config_read(w, &c, err);
+    json_t *j = r == 0 ? describe(w, &c, err) : NULL;
+    if (r == 0 && !j) r = err->code ? err->code : SL_ENOMEM;
+    if (j && s->json) {
+        json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        putchar('\n');
+    } else if (j) {
+        print_text(j, s);
+    }
+    json_decref(j);
+    sl_weights_close(w);
+    return r;
+}
+
+int sl_cmd_inspect(int argc, char **argv)
+{
+    struct settings s = {0};
+    struct sl_err err = {0};
+    const char *words[1] = {NULL};
+    int n_words, help;
+    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    if (r == 0 && help) {
+        printf("usage: sluice inspect MODEL [options]\n\nSays what a model file holds.\n\n");
+        sl_conf_help(rows, SL_ARRAY_LEN(rows));
+        return 0;
+    }
+    if (n_words) s.model = words[0];
+    if (r == 0 && !s.model) r = sl_err_set(&err, SL_EUSAGE, "name a model: sluice inspect MODEL");
+    if (r == 0) r = run(&s, &err);
+    if (r) fprintf(stderr, "sluice inspect: %s\n", err.msg);
+    return sl_err_exit_status(r);
+}

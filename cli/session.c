@@ -1,0 +1,270 @@
+/* session.c - see session.h. */
+#include "cli/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/env.h"
+#include "base/host.h"
+#include "base/log.h"
+#include "base/sl_assert.h"
+#include "base/text.h"
+#include "cli/resolve.h"
+#include "proto/control.h"
+#include "stage/loop.h"
+
+#define SETTLE_MS (SL_CTL_REPORT_MS * 5 / 4) /* a heartbeat, and time for it to arrive */
+
+/* One stage inside this process. */
+struct thread_stage {
+    struct sl_session *session;
+    struct sl_stage_loop *stage; /* NULL: stopped */
+    struct thread_stage *next;
+};
+
+const char *sl_session_program(void)
+{
+    static char path[4096];
+    size_t n = sizeof path;
+    if (!path[0] && uv_exepath(path, &n)) snprintf(path, sizeof path, "sluice");
+    return path;
+}
+
+int sl_session_log_level(const char *level, struct sl_err *err)
+{
+    const char *from = level ? level : sl_env_get("SLUICE_LOG");
+    if (!from) return 0;
+    int l = sl_log_parse_level(from);
+    if (l < 0) return sl_err_set(err, SL_EUSAGE, "log level '%s' is none of error, warn, info, debug, trace", from);
+    sl_log_set_level((enum sl_log_level)l);
+    return 0;
+}
+
+/* ---- description ------------------------------------------------------------------------------------------------ */
+
+int sl_session_cpus(const struct sl_session_options *o, int *cpus, struct sl_err *err)
+{
+    int n = o->cpus ? sl_cpus_parse(o->cpus, cpus, SL_SESSION_THREADS_MAX, err)
+                    : sl_host_cpus(cpus, SL_SESSION_THREADS_MAX);
+    if (n > 0 && o->threads > 0) n = (int)SL_MIN(n, o->threads);
+    return n;
+}
+
+static int single(const struct sl_session_options *o, struct sl_cluster *out, struct sl_err *err)
+{
+    char path[4096];
+    int cpus[SL_SESSION_THREADS_MAX];
+    if (!o->model) return sl_err_set(err, SL_EUSAGE, "no model: give -m MODEL or a topology file");
+    int r = sl_model_resolve(o->model, path, sizeof path, err);
+    if (r) return r;
+    int n = sl_session_cpus(o, cpus, err);
+    if (n < 0) return n;
+    return sl_cluster_single(path, o->backend, cpus, n, o->stages ? (int)o->stages : 1, out, err);
+}
+
+static int from_file(const char *yaml, struct sl_cluster *out, struct sl_err *err)
+{
+    int r = sl_cluster_read(yaml, out, err);
+    if (r) return r;
+    char path[4096];
+    r = sl_model_resolve(out->model_path, path, sizeof path, err);
+    if (r == 0) out->model_path = sl_arena_strdup(&out->arena, path);
+    if (r) {
+        sl_err_prefix(err, "%s: model.path: ", yaml);
+        sl_cluster_close(out);
+    }
+    return r;
+}
+
+int sl_session_cluster(const struct sl_session_options *o, const char *yaml, struct sl_cluster *out, struct sl_err *err)
+{
+    uint64_t memory = 0;
+    if (yaml && o->model) return sl_err_set(err, SL_EUSAGE, "give either -m MODEL or a topology file, not both");
+    if (o->memory && sl_parse_bytes(o->memory, &memory))
+        return sl_err_set(err, SL_EUSAGE, "--memory '%s' is not like 4GiB", o->memory);
+    int r = yaml ? from_file(yaml, out, err) : single(o, out, err);
+    if (r) return r;
+    if (o->context) out->context = (int)o->context;
+    if (o->sequences) out->sequences = (int)o->sequences;
+    if (o->queue) out->queue = (int)o->queue;
+    if (o->chunk) out->chunk = (int)o->chunk;
+    if (o->micro_batches) out->micro_batches = (int)o->micro_batches;
+    if (o->kv_format) out->kv_format = o->kv_format;
+    for (int i = 0; memory && i < out->n_devices; i++) out->devices[i].memory_bytes = memory;
+    return 0;
+}
+
+/* ---- stages of this process ------------------------------------------------------------------------------------- */
+
+static void on_thread_stopped(void *arg)
+{
+    free(arg);
+}
+
+static void stop_thread(struct thread_stage *t)
+{
+    struct sl_session *s = t->session;
+    for (struct thread_stage **at = &s->threads; *at; at = &(*at)->next) {
+        if (*at != t) continue;
+        *at = t->next;
+        break;
+    }
+    sl_stage_loop_stop(t->stage, on_thread_stopped, t);
+}
+
+static void on_thread_end(void *arg, const struct sl_err *err)
+{
+    (void)err; /* the stage has told the coordinator */
+    stop_thread(arg);
+}
+
+static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_device *d, const char *join_key, int fd,
+                        struct sl_err *err)
+{
+    struct sl_session *s = arg;
+    struct thread_stage *t = calloc(1, sizeof *t);
+    if (!t) {
+        close(fd);
+        return sl_err_set(err, SL_ENOMEM, "no memory for a stage");
+    }
+    t->session = s;
+    int alone = 1;
+    for (int i = 0; i < s->cluster.n_nodes; i++) alone &= s->cluster.nodes[i].launch == SL_LAUNCH_THREAD;
+    const char *forced = sl_env_get("SLUICE_TRANSPORTS");
+    struct sl_stage_loop_params p = {.device = d->name,
+                                     .join_key = join_key,
+                                     .backend = d->backend,
+                                     .cpus = d->cpus,
+                                     .n_cpus = d->n_cpus,
+                                     .memory_bytes = d->memory_bytes,
+                                     .ports = forced ? forced : alone ? "local" : NULL,
+                                     .bandwidth = d->bandwidth,
+                                     .on_end = on_thread_end,
+                                     .arg = t};
+    int r = sl_stage_loop_start(loop, &p, fd, &t->stage, err);
+    if (r) {
+        free(t);
+        return r;
+    }
+    t->next = s->threads;
+    s->threads = t;
+    return 0;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+
+static void on_state(void *arg, const struct sl_err *err)
+{
+    struct sl_session *s = arg;
+    if (err) {
+        s->failed = 1;
+        s->err = *err;
+    } else {
+        s->serving = 1;
+        if (!s->ready_ns) s->ready_ns = sl_env_now_ns();
+    }
+    if (s->on_state)
+        s->on_state(s->on_state_arg, err);
+    else
+        uv_stop(&s->loop);
+}
+
+int sl_session_start(struct sl_session *s, struct sl_cluster *cluster, struct sl_err *err)
+{
+    s->cluster = *cluster;
+    memset(cluster, 0, sizeof *cluster);
+    s->start_ns = sl_env_now_ns();
+    uv_loop_init(&s->loop);
+    s->open = 1;
+    struct sl_service_params p = {.cluster = &s->cluster,
+                                  .program = sl_session_program(),
+                                  .start_thread = start_thread,
+                                  .start_thread_arg = s,
+                                  .on_state = on_state,
+                                  .on_state_arg = s};
+    int r = sl_service_start(&s->loop, &p, &s->service, err);
+    if (r) sl_session_close(s, 1);
+    return r;
+}
+
+int sl_session_open(struct sl_session *s, struct sl_cluster *cluster, struct sl_err *err)
+{
+    int r = sl_session_start(s, cluster, err);
+    if (r) return r;
+    while (!s->serving && !s->failed) uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (!s->failed) return 0;
+    if (err) *err = s->err;
+    r = s->err.code;
+    sl_session_close(s, 1);
+    return r;
+}
+
+static void on_service_stopped(void *arg)
+{
+    struct sl_session *s = arg;
+    s->closed = 1;
+    uv_stop(&s->loop);
+}
+
+void sl_session_close(struct sl_session *s, int now)
+{
+    if (!s->open) return;
+    s->open = 0;
+    if (s->service) {
+        sl_service_stop(s->service, now, on_service_stopped, s);
+        while (!s->closed) uv_run(&s->loop, UV_RUN_DEFAULT);
+        sl_service_destroy(s->service);
+        s->service = NULL;
+    }
+    while (s->threads) stop_thread(s->threads);
+    uv_run(&s->loop, UV_RUN_DEFAULT); /* lets every handle finish closing */
+    if (uv_loop_close(&s->loop)) sl_log(SL_LOG_DEBUG, "cli", "the loop still had handles");
+    sl_cluster_close(&s->cluster);
+}
+
+struct waiting {
+    struct sl_session *s;
+    sl_reply_fn fn;
+    void *arg;
+    int ended;
+    struct sl_err err;
+};
+
+static void on_reply(void *arg, const struct sl_effect *fx)
+{
+    struct waiting *w = arg;
+    if (w->fn) w->fn(w->arg, fx);
+    if (fx->kind == SL_FX_FAIL) sl_err_set(&w->err, fx->fail.code, "%s", fx->fail.message);
+    if (fx->kind != SL_FX_FAIL && fx->kind != SL_FX_DONE) return;
+    w->ended = 1;
+    uv_stop(&w->s->loop);
+}
+
+int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_fn fn, void *arg, struct sl_err *err)
+{
+    struct waiting w = {.s = s, .fn = fn, .arg = arg};
+    uint64_t id;
+    int r = sl_service_submit(s->service, req, on_reply, &w, &id, err);
+    if (r) return r;
+    while (!w.ended) uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (w.err.code && err) *err = w.err;
+    return w.err.code;
+}
+
+static void on_settled(uv_timer_t *t)
+{
+    *(int *)t->data = 1;
+    uv_stop(t->loop);
+}
+
+void sl_session_settle(struct sl_session *s)
+{
+    int settled = 0;
+    uv_timer_t t = {.data = &settled};
+    uv_timer_init(&s->loop, &t);
+    uv_timer_start(&t, on_settled, SETTLE_MS, 0);
+    while (!settled) uv_run(&s->loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&t, NULL);
+    uv_run(&s->loop, UV_RUN_NOWAIT);
+}
