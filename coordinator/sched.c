@@ -314,15 +314,16 @@ static void take_decodes(struct sl_sched *s, struct sl_flight *f, uint64_t now_n
     }
 }
 
-/* Tokens of prefill for a micro-batch that has `rows` decode rows. */
+/* Tokens of prefill for a micro-batch that has `rows` decode rows. Where nobody decodes, nobody is
+ * to be protected. */
 static int prefill_budget(const struct sl_sched *s, int rows)
 {
     int64_t x = s->chunk - rows;
     int64_t free = s->blocks.n_free, total = s->blocks.n_total;
     int64_t low = total * SL_KV_LOW_PERCENT / 100;
-    int64_t throttled = total > low ? (int64_t)s->chunk * (free - low) / (total - low) : 0;
-    x = SL_MAX(SL_MIN(x, throttled), SL_PREFILL_MIN);
-    return (int)SL_MIN(x, s->max_rows - rows);
+    if (s->n_decoding > 0 && total > low)
+        x = SL_MIN(x, (int64_t)s->chunk * (free - low) / (total - low));
+    return (int)SL_MIN(SL_MAX(x, SL_PREFILL_MIN), s->max_rows - rows);
 }
 
 static int chunk_max(const struct sl_sched *s, const struct sl_request *r)
