@@ -10,8 +10,7 @@
 #include "base/sl_assert.h"
 #include "kernels/kernels.h"
 
-/* ---- 16-bit floats
- * -------------------------------------------------------------------------------------------- */
+/* ---- 16-bit floats -------------------------------------------------------------------------- */
 
 static float bits_float(uint32_t u)
 {
@@ -43,13 +42,12 @@ uint16_t sl_float_to_half(float f)
     uint32_t u = float_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x1ff)); /* NaN stays one */
     if (a >= 0x47800000) return (uint16_t)(sign | 0x7c00);                    /* 65536 and more */
-    if (a < 0x38800000) { /* below 2^-14: a multiple of 2^-24, rounded to even by the addition's own
-                             rounding */
+    if (a < 0x38800000) { /* below 2^-14: a multiple of 2^-24; the addition rounds it to even */
         float r = bits_float(a) + 0.5f; /* ulp of 0.5 is 2^-24 */
         return (uint16_t)(sign | (float_bits(r) - 0x3f000000));
     }
-    uint32_t r = a - 0x38000000 + 0xfff +
-                 (a >> 13 & 1); /* a carry into the exponent is right, also up to infinity */
+    /* A carry into the exponent is right, also up to infinity. */
+    uint32_t r = a - 0x38000000 + 0xfff + (a >> 13 & 1);
     return (uint16_t)(sign | r >> 13);
 }
 
@@ -65,8 +63,7 @@ uint16_t sl_float_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* ---- little-endian fields of a block
- * ---------------------------------------------------------------------------- */
+/* ---- little-endian fields of a block -------------------------------------------------------- */
 
 static uint16_t u16_at(const uint8_t *b)
 {
@@ -89,8 +86,7 @@ static int nibble(const uint8_t *q, int i)
     return q[i % 16] >> 4 * (i / 16) & 15;
 }
 
-/* ---- 32-element blocks
- * ------------------------------------------------------------------------------------------ */
+/* ---- 32-element blocks ---------------------------------------------------------------------- */
 
 static void q4_0(const uint8_t *b, float *y)
 {
@@ -126,8 +122,7 @@ static void q8_0(const uint8_t *b, float *y)
     for (int i = 0; i < 32; i++) y[i] = d * (float)(int8_t)b[2 + i];
 }
 
-/* ---- 256-element blocks
- * ----------------------------------------------------------------------------------------- */
+/* ---- 256-element blocks --------------------------------------------------------------------- */
 
 /* Scale and minimum, 6 bits each, of sub-block j of 8 out of the 12 packed bytes s. */
 static void k_scale(const uint8_t *s, int j, int *scale, int *min)
@@ -175,9 +170,7 @@ static void q6_k(const uint8_t *b, float *y)
     }
 }
 
-/* ---- dispatch
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- dispatch ------------------------------------------------------------------------------- */
 
 static void plain_row(enum sl_dtype type, const uint8_t *src, float *dst, int64_t n)
 {
