@@ -250,7 +250,9 @@ static int f_indent(run *r, tv *a, tv *out)
     }
     if (width.type != TV_STR)
         return sl_tmpl_fail(r, "indent: the width must be an integer or a string");
-    if (sl_tv_to_str(r, a, &s)) return SL_EINPUT;
+    if (a->type == TV_UNDEF) return sl_tmpl_fail_undef(r, a);
+    if (a->type != TV_STR) return sl_tmpl_fail(r, "indent of a '%s'", sl_tv_type_name(a));
+    s = *a;
     int lead = sl_tv_truth(&a[2]), blank = sl_tv_truth(&a[3]);
     for (size_t i = 0, line = 0; i < s.n || line == 0; line++) {
         const char *nl = s.n > i ? memchr(s.u.s + i, '\n', s.n - i) : NULL;
@@ -272,15 +274,15 @@ static int f_truncate(run *r, tv *a, tv *out)
     tv s, end = absent(&a[3]) ? TV_TEXT("...") : a[3];
     int64_t length, leeway;
     size_t mark = r->out.len;
-    if (sl_tv_to_str(r, a, &s) || integer(r, &a[1], 255, &length) || integer(r, &a[4], 5, &leeway))
-        return SL_EINPUT;
+    if (integer(r, &a[1], 255, &length) || integer(r, &a[4], 5, &leeway)) return SL_EINPUT;
     if (end.type != TV_STR) return sl_tmpl_fail(r, "truncate: the end must be a string");
-    int64_t n = (int64_t)sl_tmpl_text_len(s.u.s, s.n),
-            m = (int64_t)sl_tmpl_text_len(end.u.s, end.n);
+    int64_t n, m = (int64_t)sl_tmpl_text_len(end.u.s, end.n);
+    if (sl_tv_length(r, a, &n)) return SL_EINPUT;
     if (length < m || leeway < 0)
         return sl_tmpl_fail(r, "truncate: the length is shorter than the end");
-    *out = s;
+    *out = s = *a;
     if (leeway >= n || length >= n - leeway) return 0;
+    if (a->type != TV_STR) return sl_tmpl_fail(r, "truncate of a '%s'", sl_tv_type_name(a));
     size_t cut = sl_tmpl_text_at(s.u.s, s.n, (size_t)(length - m)), c = cut;
     if (!sl_tv_truth(&a[2])) {
         while (c > 0 && s.u.s[c - 1] != ' ') c--;
@@ -328,7 +330,7 @@ static int f_urlencode(run *r, tv *a, tv *out)
     if (a->type != TV_DICT && !sl_tv_is_list(a))
         return put_quoted(r, a, "_.-~/") ? SL_EINPUT : sl_tmpl_take(r, mark, out);
     tv self = *a;
-    if (a->type == TV_DICT && by_method(r, a, "items", &self)) return SL_EINPUT;
+    if (a->type == TV_DICT && sl_tmpl_filter_find("items", 5)->fn(r, a, &self)) return SL_EINPUT;
     if (sl_tv_iterate(r, &self, &list)) return SL_EINPUT;
     for (size_t i = 0; i < list.u.list->n; i++) {
         if (sl_tv_iterate(r, &list.u.list->v[i], &pair)) return SL_EINPUT;

@@ -268,7 +268,8 @@ int sl_tmpl_percent(struct sl_tmpl_run *r, const struct sl_tv *fmt, const struct
         p++;
         if (conversion(r, &a, &p, end)) return SL_EINPUT;
     }
-    if (a.used < a.n && !a.dict && arg->type != TV_LIST)
+    if (a.used < a.n && !a.dict && arg->type != TV_LIST && arg->type != TV_RANGE &&
+        arg->type != TV_UNDEF)
         return sl_tmpl_fail(r, "not all values were used by the format string");
     return sl_tmpl_take(r, mark, out);
 }

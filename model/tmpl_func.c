@@ -50,14 +50,15 @@ static int sort_key(run *r, const tv *item, const tv *attr, int fold, tv *out)
     return 0;
 }
 
-/* One key for each item; several attributes ("a,b") give tuples. */
-static int sort_keys(run *r, const tv *list, const tv *attr, int fold, tv *keys)
+/* One key for each item; several attributes ("a,b") give tuples. `tuples`: one attribute does so,
+ * too, as in sort(), where items without the attribute are thereby equal instead of an error. */
+static int sort_keys(run *r, const tv *list, const tv *attr, int fold, int tuples, tv *keys)
 {
     if (sl_tv_list_new(r, TV_LIST, list->u.list->n, keys)) return SL_EINPUT;
     for (size_t i = 0; i < list->u.list->n; i++) {
         const tv *item = &list->u.list->v[i];
         tv k, tuple;
-        if (attr->type != TV_STR || !memchr(attr->u.s, ',', attr->n)) {
+        if (attr->type != TV_STR || !(tuples || memchr(attr->u.s, ',', attr->n))) {
             if (sort_key(r, item, attr, fold, &k) || sl_tv_list_add(r, keys, &k)) return SL_EINPUT;
             continue;
         }
@@ -112,7 +113,7 @@ static int sort_items(run *r, tv *items, tv *keys, int reverse)
 static int f_sort(run *r, tv *a, tv *out)
 {
     tv keys;
-    if (sl_tv_iterate(r, a, out) || sort_keys(r, out, &a[3], !sl_tv_truth(&a[2]), &keys))
+    if (sl_tv_iterate(r, a, out) || sort_keys(r, out, &a[3], !sl_tv_truth(&a[2]), 1, &keys))
         return SL_EINPUT;
     return sort_items(r, out, &keys, sl_tv_truth(&a[1]));
 }
@@ -140,7 +141,7 @@ static int f_dictsort(run *r, tv *a, tv *out)
     else if (a[2].type != TV_ABSENT &&
              (a[2].type != TV_STR || a[2].n != 3 || memcmp(a[2].u.s, "key", 3) != 0))
         return sl_tmpl_fail(r, "dictsort: by must be 'key' or 'value'");
-    if (pairs_of(r, a, TV_LIST, out) || sort_keys(r, out, &at, !sl_tv_truth(&a[1]), &keys))
+    if (pairs_of(r, a, TV_LIST, out) || sort_keys(r, out, &at, !sl_tv_truth(&a[1]), 0, &keys))
         return SL_EINPUT;
     return sort_items(r, out, &keys, sl_tv_truth(&a[3]));
 }
@@ -157,7 +158,7 @@ static int f_items(run *r, tv *a, tv *out)
 static int f_unique(run *r, tv *a, tv *out)
 {
     tv list, keys, seen, yes = TV_MAKE_BOOL(1);
-    if (sl_tv_iterate(r, a, &list) || sort_keys(r, &list, &a[2], !sl_tv_truth(&a[1]), &keys) ||
+    if (sl_tv_iterate(r, a, &list) || sort_keys(r, &list, &a[2], !sl_tv_truth(&a[1]), 0, &keys) ||
         sl_tv_dict_new(r, TV_DICT, 0, &seen) || sl_tv_list_new(r, TV_GEN, 0, out))
         return SL_EINPUT;
     for (size_t i = 0; i < list.u.list->n; i++) {
@@ -173,7 +174,7 @@ static int extreme(run *r, tv *a, int op, tv *out)
 {
     tv list, keys;
     size_t best = 0;
-    if (sl_tv_iterate(r, a, &list) || sort_keys(r, &list, &a[2], !sl_tv_truth(&a[1]), &keys))
+    if (sl_tv_iterate(r, a, &list) || sort_keys(r, &list, &a[2], !sl_tv_truth(&a[1]), 0, &keys))
         return SL_EINPUT;
     *out = TV_MAKE_UNDEF;
     for (size_t i = 1; i < list.u.list->n; i++) {
@@ -373,6 +374,7 @@ static int f_map(run *r, const tv *self, const struct sl_tmpl_args *args, tv *ou
         rest.pos++;
         rest.n--;
     }
+    if (!sl_tv_truth(self)) return sl_tv_list_new(r, TV_GEN, 0, out); /* none, too, is no items */
     if (r->frames >= TMPL_FRAMES_MAX) return sl_tmpl_fail(r, "evaluation is nested too deeply");
     if (sl_tv_iterate(r, &in, &list) || sl_tv_list_new(r, TV_GEN, list.u.list->n, out))
         return SL_EINPUT;
@@ -400,6 +402,7 @@ static int choose(run *r, const tv *self, const struct sl_tmpl_args *args, int b
     struct sl_tmpl_args rest = *args;
     if (by_attr && args->n == 0)
         return sl_tmpl_fail(r, "selectattr and rejectattr need an attribute");
+    if (!sl_tv_truth(self)) return sl_tv_list_new(r, TV_GEN, 0, out); /* none, too, is no items */
     if (by_attr) {
         rest.pos++;
         rest.n--;

@@ -696,6 +696,7 @@ const struct sl_tmpl_builtin *sl_tmpl_method_find(const tv *self, const char *na
         *blocked = word_in(list_blocked, name, n);
         return sl_tmpl_builtin_in(list_methods, SL_ARRAY_LEN(list_methods), name, n);
     case TV_TUPLE:
+    case TV_RANGE:
         return sl_tmpl_builtin_in(list_methods, 2, name, n); /* index and count */
     case TV_LOOP:
         return sl_tmpl_builtin_in(loop_methods, SL_ARRAY_LEN(loop_methods), name, n);

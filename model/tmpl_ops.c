@@ -557,10 +557,19 @@ int sl_tv_slice(struct sl_tmpl_run *r, const struct sl_tv *v, const struct sl_tv
     if (step > 0 && from < to) count = (to - from - 1) / step + 1;
     if (step < 0 && to < from) count = (from - to - 1) / -step + 1;
     if (v->type == TV_STR) return slice_text(r, v, (size_t)n, from, step, count, out);
-    int type = v->type == TV_TUPLE ? TV_TUPLE : TV_LIST;
-    if (sl_tmpl_charge(r, (size_t)count / 8) || sl_tv_list_new(r, type, (size_t)count, out))
+    if (sl_tmpl_charge(r, (size_t)count / 8) || sl_tv_list_new(r, v->type, (size_t)count, out))
         return SL_EINPUT;
     for (int64_t k = 0; k < count; k++) out->u.list->v[k] = v->u.list->v[from + k * step];
     out->u.list->n = (size_t)count;
+    if (v->type != TV_RANGE) return 0;
+    struct sl_tv_list *range =
+        out->u.list; /* its elements are at most TMPL_RANGE_MAX steps apart */
+    const struct sl_tv_list *whole = v->u.list;
+    if (__builtin_mul_overflow(whole->step, step, &range->step) ||
+        __builtin_mul_overflow(whole->step, from, &range->start) ||
+        __builtin_add_overflow(whole->start, range->start, &range->start) ||
+        __builtin_mul_overflow(whole->step, to, &range->stop) ||
+        __builtin_add_overflow(whole->start, range->stop, &range->stop))
+        return sl_tmpl_fail(r, "a slice of a range does not fit in 64 bits");
     return 0;
 }

@@ -226,7 +226,9 @@ static void more_features(void **state)
         {"{{ ' a b  c '.rsplit(none, 1) }}{{ 'a,b,c'.rsplit(',', 1) }}{{ 'a\nb'.splitlines() }}",
          "[' a b', 'c']['a,b', 'c']['a', 'b']"},
         {"{{ strftime_now('%d %b %Y %j %a %H:%M %p %%') }}", "29 Feb 2024 060 Thu 03:04 AM %"},
-        {"{{ now is defined }}", "False"},
+        {"{{ none|selectattr('x')|list }}{{ [2, 1]|sort(attribute='x') }}{{ range(9)[1:8:2] }}",
+         "[][2, 1]range(1, 8, 2)"},
+        {"{{ now is defined }}{{ {'a b': 1, 'c': '&'}|urlencode }}", "Falsea%20b=1&c=%26"},
         {"{{ range(3) }}{{ range(0, 9, 3)|list }}{{ (1,) }}{{ () }}{{ {1: 2, true: 3} }}",
          "range(0, 3)[0, 3, 6](1,)(){1: 3}"},
         {"{% for a in [1] %}{{ loop.previtem is defined }}{{ loop.nextitem is defined }}{% endfor "
