@@ -1,7 +1,7 @@
-/* sample.c - see sample.h. Every pass over the vocabulary is a loop of fixed width that a compiler
- * vectorises; only what survives the thresholds is sorted. The arithmetic is plain float and double
- * C without fused operations, so one seed draws one token on every machine that computes the same
- * logits. A NaN logit counts as minus infinity. */
+/* sample.c - see sample.h. Every pass over the vocabulary runs on vectors; only what survives the
+ * thresholds is sorted. The arithmetic is plain float and double without fused operations, so one
+ * seed draws one token on every machine that computes the same logits. A NaN logit counts as minus
+ * infinity. */
 #include "stage/sample.h"
 
 #include <math.h>
@@ -101,49 +101,74 @@ int sl_history_add(struct sl_history *h, int32_t token, int generated)
 
 /* ---- passes over the vocabulary ------------------------------------------------------------- */
 
-#define LANES 16
-#define BLOCK 1024 /* logits; a multiple of LANES */
+#define LANES 4
+#define BLOCK 1024 /* logits */
 #define ROUND_MAGIC                                                                                \
     12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
 #define LOG2E 1.44269504088896340736
 
-/* 2^x of a finite x in [-126, 0]; relative error below 2^-22. */
-static inline float pow2(float x)
+/* Vectors as the compiler offers them for every CPU: plain loops with these conditions stay scalar.
+ */
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+
+static inline vf all(float x)
 {
-    float shifted = x + ROUND_MAGIC, f = x - (shifted - ROUND_MAGIC), scale;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof(bits));
-    bits = (bits << 23) + 0x3f800000u;
-    memcpy(&scale, &bits, sizeof(scale));
-    float p = 1.54531629e-4f;
-    p = p * f + 1.33908634e-3f;
-    p = p * f + 9.61808256e-3f;
-    p = p * f + 5.55035711e-2f;
-    p = p * f + 2.40226508e-1f;
-    p = p * f + 6.93147188e-1f;
-    p = p * f + 1.0f;
-    return p * scale;
+    return (vf){x, x, x, x};
 }
 
-/* exp((x - max) * by / log2(e)): 1 at the maximum (also an infinite one), 0 for NaN and for what is
- * negligible. */
-static inline float weight(float x, float max, float by)
+/* n >= 1 logits as a vector, filled up with minus infinity. */
+static inline vf load(const float *x, int n)
 {
-    float d = (x - max) * by, safe = d > -126.0f ? d : -126.0f;
-    float w = d > -126.0f ? pow2(safe) : 0.0f;
-    return x == max ? 1.0f : w;
+    vf v = all(-INFINITY);
+    if (n >= LANES)
+        memcpy(&v, x, sizeof(v));
+    else
+        memcpy(&v, x, sizeof(*x) * (size_t)n);
+    return v;
+}
+
+static inline vf choose(vu mask, vf a, vf b)
+{
+    return (vf)(((vu)a & mask) | ((vu)b & ~mask));
+}
+
+/* exp((x - max) * by / log2(e)), relative error below 2^-22: 1 at the maximum (also an infinite
+ * one), 0 for NaN and for what is below 2^-126. */
+static inline vf weights(vf x, float max, float by)
+{
+    vf d = (x - all(max)) * all(by), least = all(-126.0f), magic = all(ROUND_MAGIC);
+    vu keep = (vu)(d > least);
+    d = choose(keep, d, least);
+    vf shifted = d + magic, f = d - (shifted - magic);
+    vf p = all(1.54531629e-4f);
+    p = p * f + all(1.33908634e-3f);
+    p = p * f + all(9.61808256e-3f);
+    p = p * f + all(5.55035711e-2f);
+    p = p * f + all(2.40226508e-1f);
+    p = p * f + all(6.93147188e-1f);
+    p = p * f + all(1.0f);
+    vf w = p * (vf)(((vu)shifted << 23) + 0x3f800000u);
+    return choose((vu)(x == all(max)), all(1.0f), (vf)((vu)w & keep));
 }
 
 static float block_max(const float *x, int n)
 {
-    float m[LANES];
-    for (int l = 0; l < LANES; l++) m[l] = -INFINITY;
+    vf m[4] = {all(-INFINITY), all(-INFINITY), all(-INFINITY), all(-INFINITY)};
     int i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
-    for (; i < n; i++) m[0] = x[i] > m[0] ? x[i] : m[0];
-    for (int l = 1; l < LANES; l++) m[0] = m[l] > m[0] ? m[l] : m[0];
-    return m[0];
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int u = 0; u < 4; u++) {
+            vf v = load(x + i + u * LANES, LANES);
+            m[u] = choose((vu)(v > m[u]), v, m[u]); /* false for NaN */
+        }
+    for (; i < n; i += LANES) {
+        vf v = load(x + i, n - i);
+        m[0] = choose((vu)(v > m[0]), v, m[0]);
+    }
+    float best = -INFINITY;
+    for (int u = 0; u < 4; u++)
+        for (int l = 0; l < LANES; l++) best = m[u][l] > best ? m[u][l] : best;
+    return best;
 }
 
 /* The lowest id with the largest logit; -1 when every logit is minus infinity or NaN. */
@@ -165,13 +190,14 @@ static int32_t argmax(const float *x, int n)
 
 static double block_mass(const float *x, int n, float max, float by)
 {
-    float sum[LANES] = {0};
+    vf sum[2] = {all(0), all(0)};
     double total = 0;
     int i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) sum[l] += weight(x[i + l], max, by);
-    for (; i < n; i++) sum[0] += weight(x[i], max, by);
-    for (int l = 0; l < LANES; l++) total += (double)sum[l];
+    for (; i + 2 * LANES <= n; i += 2 * LANES)
+        for (int u = 0; u < 2; u++) sum[u] += weights(load(x + i + u * LANES, LANES), max, by);
+    for (; i < n; i += LANES) sum[0] += weights(load(x + i, n - i), max, by);
+    sum[0] += sum[1];
+    for (int l = 0; l < LANES; l++) total += (double)sum[0][l];
     return total;
 }
 
@@ -293,9 +319,12 @@ static int select_best(const float *x, int n, int k, struct cand *c)
 static int gather(const float *x, int n, float max, float by, float least, struct cand *c)
 {
     int have = 0;
-    for (int i = 0; i < n; i++) {
-        float w = weight(x[i], max, by);
-        if (w > 0 && w >= least) c[have++] = (struct cand){.x = x[i], .w = w, .id = i};
+    for (int i = 0; i < n; i += LANES) {
+        vf w = weights(load(x + i, n - i), max, by);
+        vu keep = (vu)(w > all(0)) & (vu)(w >= all(least));
+        if (!(keep[0] | keep[1] | keep[2] | keep[3])) continue;
+        for (int l = 0; l < LANES; l++)
+            if (keep[l]) c[have++] = (struct cand){.x = x[i + l], .w = w[l], .id = i + l};
     }
     return have;
 }
@@ -386,7 +415,7 @@ static int32_t draw(struct sl_sampler *s, const float *x, const struct sl_sampli
     if (p->top_k > 0 && p->top_k < n_vocab) {
         double mass = 0;
         n = select_best(x, n_vocab, p->top_k, c);
-        for (int i = 0; i < n; i++) mass += (double)(c[i].w = weight(c[i].x, max, by));
+        for (int i = 0; i < n; i++) mass += (double)(c[i].w = weights(all(c[i].x), max, by)[0]);
         if (p->top_p < 1.0f) n = cut_top_p(c, n, mass, p->top_p);
     } else if (p->top_p < 1.0f) {
         n = nucleus(x, n_vocab, max, by, p->top_p, c);
