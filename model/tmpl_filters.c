@@ -309,15 +309,20 @@ static int f_wordcount(run *r, tv *a, tv *out)
     return 0;
 }
 
-static int put_quoted(run *r, const tv *v, const char *keep)
+/* `query`: a space is '+', and '/' is quoted. */
+static int put_quoted(run *r, const tv *v, int query)
 {
+    const char *keep = query ? "_.-~" : "_.-~/";
     tv s;
     if (sl_tv_to_str(r, v, &s) || sl_tmpl_charge(r, s.n / 16)) return SL_EINPUT;
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.u.s[i];
         int plain = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 0x80) ||
                     (c && strchr(keep, c));
-        if (plain ? sl_tmpl_put(r, s.u.s + i, 1) : sl_tmpl_putf(r, "%%%02X", c)) return SL_EINPUT;
+        int rc = plain               ? sl_tmpl_put(r, s.u.s + i, 1)
+                 : query && c == ' ' ? sl_tmpl_put(r, "+", 1)
+                                     : sl_tmpl_putf(r, "%%%02X", c);
+        if (rc) return rc;
     }
     return 0;
 }
@@ -328,15 +333,15 @@ static int f_urlencode(run *r, tv *a, tv *out)
     size_t mark = r->out.len;
     tv list, pair;
     if (a->type != TV_DICT && !sl_tv_is_list(a))
-        return put_quoted(r, a, "_.-~/") ? SL_EINPUT : sl_tmpl_take(r, mark, out);
+        return put_quoted(r, a, 0) ? SL_EINPUT : sl_tmpl_take(r, mark, out);
     tv self = *a;
     if (a->type == TV_DICT && sl_tmpl_filter_find("items", 5)->fn(r, a, &self)) return SL_EINPUT;
     if (sl_tv_iterate(r, &self, &list)) return SL_EINPUT;
     for (size_t i = 0; i < list.u.list->n; i++) {
         if (sl_tv_iterate(r, &list.u.list->v[i], &pair)) return SL_EINPUT;
         if (pair.u.list->n != 2) return sl_tmpl_fail(r, "urlencode needs pairs");
-        if ((i && sl_tmpl_put(r, "&", 1)) || put_quoted(r, &pair.u.list->v[0], "_.-~") ||
-            sl_tmpl_put(r, "=", 1) || put_quoted(r, &pair.u.list->v[1], "_.-~"))
+        if ((i && sl_tmpl_put(r, "&", 1)) || put_quoted(r, &pair.u.list->v[0], 1) ||
+            sl_tmpl_put(r, "=", 1) || put_quoted(r, &pair.u.list->v[1], 1))
             return SL_EINPUT;
     }
     return sl_tmpl_take(r, mark, out);

@@ -228,7 +228,7 @@ static void more_features(void **state)
         {"{{ strftime_now('%d %b %Y %j %a %H:%M %p %%') }}", "29 Feb 2024 060 Thu 03:04 AM %"},
         {"{{ none|selectattr('x')|list }}{{ [2, 1]|sort(attribute='x') }}{{ range(9)[1:8:2] }}",
          "[][2, 1]range(1, 8, 2)"},
-        {"{{ now is defined }}{{ {'a b': 1, 'c': '&'}|urlencode }}", "Falsea%20b=1&c=%26"},
+        {"{{ now is defined }}{{ {'a b': 1, 'c': '&'}|urlencode }}", "Falsea+b=1&c=%26"},
         {"{{ range(3) }}{{ range(0, 9, 3)|list }}{{ (1,) }}{{ () }}{{ {1: 2, true: 3} }}",
          "range(0, 3)[0, 3, 6](1,)(){1: 3}"},
         {"{% for a in [1] %}{{ loop.previtem is defined }}{{ loop.nextitem is defined }}{% endfor "
