@@ -1,14 +1,10 @@
-/* test_sched.c - the scheduler's rules one by one, and what a step costs. */
+/* test_sched.c - the scheduler's rules one by one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#include "base/env.h"
 #include "coordinator/sched.h"
 #include "tests/unit/coordinator/toy.h"
 
@@ -195,46 +191,12 @@ static void test_score_turns(void **state)
     sl_sched_close(&S);
 }
 
-/* What design.md section 9 asks for, measured and printed, not judged: timing is no test. */
-static void measure_step(void **state)
-{
-    (void)state;
-    open_sched(256, 16, 256 * 80, 4, 256, 1024);
-    for (int i = 0; i < 256; i++) add(500, 700, 0, 0);
-    struct sl_flight *f[4] = {NULL};
-    int n = 0, next = 0;
-    while (S.n_decoding < 256) {
-        while (n < 4 && (f[(next + n) % 4] = sl_sched_form(&S, 0))) n++;
-        land(f[next]);
-        next = (next + 1) % 4;
-        n--;
-    }
-    for (int i = 0; i < 4; i++) f[i] = NULL;
-    while (S.n_in_flight)
-        for (int i = 0; i < 4; i++)
-            if (S.flights[i].slot) land(&S.flights[i]);
-    uint64_t spent = 0, worst = 0;
-    int steps = 400;
-    for (int i = 0; i < steps; i++) {
-        uint64_t from = sl_env_now_ns();
-        struct sl_flight *g = sl_sched_form(&S, 0);
-        uint64_t t = sl_env_now_ns() - from;
-        assert_int_equal(g->batch.n_rows, 64);
-        spent += t;
-        worst = SL_MAX(worst, t);
-        land(g);
-    }
-    printf("forming one of 4 micro-batches of 256 sequences: %.2f us, worst %.2f us\n",
-           (double)spent / steps / 1e3, (double)worst / 1e3);
-    sl_sched_close(&S);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cohorts),     cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_ageing),      cmocka_unit_test(test_preempt),
-        cmocka_unit_test(test_score_turns), cmocka_unit_test(measure_step),
+        cmocka_unit_test(test_score_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
