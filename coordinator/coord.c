@@ -516,6 +516,6 @@ void sl_coord_audit(const struct sl_coord *c)
     SL_ASSERT(c->sched.n_running + c->sched.n_waiting <= c->p.load.sequences + c->p.queue_max);
     SL_ASSERT(c->members.serving || (c->sched.n_running == 0 && c->sched.n_in_flight == 0));
     SL_ASSERT(!c->members.failed || (!c->members.serving && c->requests.len == 0));
-    /* A pipeline that serves and has work is working: nobody waits for an event that does not come. */
+    /* A pipeline that serves and has work is working: no wait for an event that does not come. */
     SL_ASSERT(!c->members.serving || c->requests.len == 0 || c->sched.n_in_flight > 0);
 }

@@ -46,13 +46,14 @@ struct sl_submit {
     uint64_t id;             /* unique, not 0 */
     const int32_t *tokens;   /* copied */
     int n_tokens;            /* >= 1 */
-    int max_tokens;          /* answer tokens, 0 = to the end of the context */
+    int max_tokens;          /* answer tokens, 0 = to the end of the context or of the cache, whichever comes first */
     struct sl_sampling sampling;
     const char *stops[SL_STOPS_MAX]; /* copied */
     int n_stops;
     int ignore_eos;
     int priority;            /* higher first */
-    int score;               /* no generation: report log p of every prompt token */
+    int score;               /* no generation: report log p of every prompt token; at most max_rows tokens, since log p of the
+                              * next token is computed within one micro-batch and so the prompt is not cut */
     int logits;              /* no generation: report logits of every prompt position */
 };
 
@@ -92,14 +93,14 @@ struct sl_timings {
 enum sl_effect_kind {
     SL_FX_LAUNCH,  /* device: start the stage process (again) */
     SL_FX_LOAD,    /* device: tell it to load load.stage, layers ... */
-    SL_FX_WIRE,    /* all planned stages: open links, epoch `wire.epoch`, route in plan order */
+    SL_FX_WIRE,    /* all planned stages (one effect, device -1): open links, epoch `wire.epoch`, route in plan order */
     SL_FX_BATCH,   /* send micro-batch to the first stage */
-    SL_FX_TOKEN,   /* request: one more token and the text that may be shown */
-    SL_FX_SCORED,  /* request: log-probabilities or logits of prompt rows */
+    SL_FX_TOKEN,   /* request: one more token and the text that may be shown (may be empty; is, for the token that ends) */
+    SL_FX_SCORED,  /* request: log-probabilities or logits of prompt rows, in order, each row once; DONE (STOP) follows the last */
     SL_FX_DONE,    /* request ended well */
     SL_FX_FAIL,    /* request or (id 0) the whole cluster failed */
     SL_FX_SERVING, /* the pipeline works (again) */
-    SL_FX_BROKEN,  /* the pipeline stopped: a stage died; device, message */
+    SL_FX_BROKEN,  /* the pipeline stopped: a stage died; device, fail.code and fail.message; its requests' FAILs follow */
     SL_FX_DRAINED
 };
 
@@ -119,7 +120,8 @@ struct sl_effect {
     };
 };
 
-/* Effects of one step; valid until the next step (the batch, texts and messages too). */
+/* Effects of one step; valid until the next step (the batch, texts and messages too). The arrays of `scored` are those of the
+ * event's results and live as long as these. */
 struct sl_effects {
     struct sl_effect *v;
     size_t len;

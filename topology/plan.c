@@ -236,42 +236,51 @@ static int choose(const struct planner *p, struct cut *best)
 
 /* ---- when nothing fits ---- */
 
-static int does_not_fit(const struct planner *p, struct sl_err *err)
+/* Where the run of unpinned devices from place i on must have brought us: the next pinned layer, or
+ * the end. */
+static int gap_end(const struct planner *p, int i)
 {
-    int per = blocks_per_sequence(p), layer = 0, last = p->order[0];
+    for (; i < p->n_devices; i++)
+        if (is_pinned(&p->d[p->order[i]])) return p->d[p->order[i]].layer_from;
+    return p->m->n_layers;
+}
+
+static int is_short(const struct planner *p, int device, int from, int to, struct sl_err *err)
+{
+    const struct sl_plan_device *d = &p->d[device];
     char need[32], has[32], more[32];
-    for (int i = 0; i < p->n_devices; i++) {
-        int q = p->order[i];
-        const struct sl_plan_device *d = &p->d[q];
-        if (!is_pinned(d)) continue;
-        uint64_t bytes = stage_bytes(p, d->layer_from, d->layer_to, per);
-        if (bytes > d->memory_bytes)
-            return sl_err_set(err, SL_ELIMIT,
-                              "%s is %s short: its layers %d to %d with the KV cache of one "
-                              "sequence of %d tokens need %s and it has %s; "
-                              "give it fewer layers or lower the context",
-                              p->names[q], sl_format_bytes(bytes - d->memory_bytes, more),
-                              d->layer_from, d->layer_to, p->load->context,
-                              sl_format_bytes(bytes, need), sl_format_bytes(d->memory_bytes, has));
-    }
-    for (int i = 0; i < p->n_devices && layer < p->m->n_layers;
-         i++) { /* as much as each can hold, one after the other */
-        int q = p->order[i], to = layer;
-        if (is_pinned(&p->d[q]) && p->d[q].layer_from > layer)
-            break; /* the gap before it is what cannot be filled */
-        while (to < p->m->n_layers && stage_bytes(p, layer, to + 1, per) <= p->d[q].memory_bytes)
-            to++;
-        layer = is_pinned(&p->d[q]) ? p->d[q].layer_to : to;
-        last = q;
-    }
-    uint64_t rest = stage_bytes(p, layer, p->m->n_layers, per);
+    uint64_t bytes = stage_bytes(p, from, to, (uint64_t)blocks_per_sequence(p));
+    const char *role = is_pinned(d) ? "its" : "with the devices before it filled, its";
     return sl_err_set(
         err, SL_ELIMIT,
-        "the model does not fit: with %s filled, layers %d to %d still need %s with the KV cache "
-        "of one sequence of %d tokens; "
-        "%s is that much short; add a device, lower the context or take a smaller format",
-        p->names[last], layer, p->m->n_layers, sl_format_bytes(rest, need), p->load->context,
-        p->names[last]);
+        "the model does not fit: %s is %s short: %s layers %d to %d need %s with the KV cache of "
+        "one sequence of %d tokens, and it has %s; %s, lower the context or take a smaller format",
+        p->names[device], sl_format_bytes(bytes - d->memory_bytes, more), role, from, to,
+        sl_format_bytes(bytes, need), p->load->context, sl_format_bytes(d->memory_bytes, has),
+        is_pinned(d) ? "give it fewer layers" : "add a device");
+}
+
+/* Fills the devices one after the other and says which one is left with more than it can hold. */
+static int does_not_fit(const struct planner *p, struct sl_err *err)
+{
+    uint64_t blocks = (uint64_t)blocks_per_sequence(p);
+    for (int i = 0, layer = 0; i < p->n_devices; i++) {
+        int q = p->order[i], end = gap_end(p, i), to = layer;
+        const struct sl_plan_device *d = &p->d[q];
+        if (is_pinned(d)) {
+            if (stage_bytes(p, d->layer_from, d->layer_to, blocks) > d->memory_bytes)
+                return is_short(p, q, d->layer_from, d->layer_to, err);
+            layer = d->layer_to;
+            continue;
+        }
+        while (to < end && stage_bytes(p, layer, to + 1, blocks) <= d->memory_bytes) to++;
+        int last = i + 1 == p->n_devices || is_pinned(&p->d[p->order[i + 1]]);
+        if (last && to < end) return is_short(p, q, layer, end, err);
+        layer = to;
+    }
+    return sl_err_set(
+        err, SL_ELIMIT,
+        "the model does not fit; add a device, lower the context or take a smaller format");
 }
 
 /* ---- the plan from the cut ---- */

@@ -164,7 +164,8 @@ static void test_brute_force(void **state)
     assert_true(fitted > 4000 && not > 4000);
 }
 
-/* Twice the bandwidth everywhere is the same cut in half the time; what fitted fits with more memory. */
+/* Twice the bandwidth everywhere is the same cut in half the time; what fitted fits with more
+ * memory. */
 static void test_monotone(void **state)
 {
     (void)state;
@@ -267,11 +268,16 @@ static void test_does_not_fit(void **state)
     (void)state;
     struct sl_plan_model m = model(12);
     struct sl_plan_device d[] = {{5000, 100, -1, -1}, {5000, 100, -1, -1}};
-    /* A layer with the cache of one sequence takes 1016 bytes: four each, four are left, 4064
-     * bytes. */
-    fails(&m, d, 2, SL_ELIMIT, "layers 8 to 12", "4.0 KiB");
+    /* A layer with the cache of one sequence takes 1016 bytes: four for the first, eight (8128
+     * bytes) are left. */
+    fails(&m, d, 2, SL_ELIMIT, "alpha/1 is 3.1 KiB short", "layers 4 to 12 need 7.9 KiB");
     d[0] = (struct sl_plan_device){5000, 100, 0, 6};
-    fails(&m, d, 2, SL_ELIMIT, "alpha/0 is 1.1 KiB short", "6.0 KiB");
+    fails(&m, d, 2, SL_ELIMIT, "alpha/0 is 1.1 KiB short: its layers 0 to 6 need 6.0 KiB",
+          "fewer layers");
+    d[0] = (struct sl_plan_device){5000, 100, 8, 12}; /* before the pinned one: layers 0 to 8 */
+    d[1] = (struct sl_plan_device){5000, 100, -1, -1};
+    struct sl_plan_device swapped[] = {d[1], d[0]};
+    fails(&m, swapped, 2, SL_ELIMIT, "alpha/0 is 3.1 KiB short", "layers 0 to 8");
     d[0] = (struct sl_plan_device){5000, 0, -1, -1};
     fails(&m, d, 2, SL_EINPUT, "alpha/0", "bandwidth");
 }
