@@ -1,8 +1,13 @@
 /* cluster.h - the topology file as a struct: what the user wrote, checked.
  *
- * YAML read through libcyaml on libyaml. Unknown keys, bad units, duplicate names, overlapping layers are SL_EINPUT with
- * "file:line: key: what is wrong; what to do", with the nearest known key. What is left out keeps the value that means
- * "not said" (0 or NULL or -1) and is measured or planned later. */
+ * docs/topology.md lists the keys. Unknown keys, bad units, duplicate names, overlapping layers are SL_EINPUT, what the
+ * format knows and this version cannot do (GPUs, several models) is SL_EUNSUPPORTED, what passes a limit SL_ELIMIT, each
+ * with "file:line: path.to.key: what is wrong; what to do". What is left out keeps the value that means "not said"
+ * (0 or NULL or -1) and is measured or planned later.
+ *
+ * Layers in the file name the first and the last one, as people say it and as the plan table prints it; in the structs
+ * the end is exclusive.
+ */
 #ifndef SL_TOPOLOGY_CLUSTER_H
 #define SL_TOPOLOGY_CLUSTER_H
 
@@ -30,13 +35,13 @@ enum sl_launch {
 struct sl_device {
     const char *name;       /* "alpha/0": node name and index in its list; unique */
     int node;               /* index into nodes */
-    const int *cpus;        /* logical CPUs, n_cpus of them; NULL: all of the node */
+    const int *cpus;        /* logical CPUs, n_cpus of them, ascending; NULL: all of the node */
     int n_cpus;
     const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels */
     uint64_t memory_bytes;  /* limit for weights and KV, 0 = measured */
     uint64_t reserve_bytes; /* kept free of it */
     double bandwidth;       /* bytes per second, 0 = measured */
-    int layer_from, layer_to; /* pinned stage [from, to); -1, -1 when free */
+    int layer_from, layer_to; /* pinned stage [from, to), in the file [first, last]; -1, -1 when free */
 };
 
 struct sl_node {
@@ -78,7 +83,10 @@ struct sl_cluster {
     struct sl_link_spec *links;
 };
 
+/* Reads the file at `path` (regular, at most 1 MiB, UTF-8). Relative paths in it are resolved from its folder. No file or
+ * host it names is looked at. On error nothing is left to close. */
 int sl_cluster_read(const char *path, struct sl_cluster *out, struct sl_err *err);
+/* The same for text[0..n); `name` stands for the file in messages and for the folder of relative paths. */
 int sl_cluster_parse(const char *name, const char *text, size_t n, struct sl_cluster *out, struct sl_err *err);
 /* One node "local" with one device in this process on `cpus` (NULL: all): what `serve -m` runs. n_stages > 1 makes that
  * many in-process stages sharing the CPUs (tests, benchmarks). */
