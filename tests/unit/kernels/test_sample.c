@@ -208,6 +208,25 @@ static void logprobs_and_alternatives(void **state)
     sl_sampler_destroy(s);
 }
 
+/* Of equal logits the lower ids are kept. */
+static void ties_at_the_cut(void **state)
+{
+    (void)state;
+    float x[50];
+    for (int i = 0; i < 50; i++) x[i] = 1;
+    struct sl_sampling p = plain();
+    struct sl_sampled out;
+    struct sl_sampler *s = sl_sampler_create(50);
+    p.top_k = 3;
+    p.n_top = 4;
+    for (int pos = 0; pos < 200; pos++) {
+        sl_sample(s, x, &p, NULL, pos, &out);
+        assert_in_range(out.token, 0, 2);
+        for (int i = 0; i < 4; i++) assert_int_equal(out.top[i].token, i);
+    }
+    sl_sampler_destroy(s);
+}
+
 /* Greedy over adjusted logits shows the adjustment: alternatives' differences are logit
  * differences. */
 static void penalties_and_bias(void **state)
@@ -346,6 +365,7 @@ int main(void)
         cmocka_unit_test(survivors_at_random_settings),
         cmocka_unit_test(greedy_takes_the_first_of_equals),
         cmocka_unit_test(logprobs_and_alternatives),
+        cmocka_unit_test(ties_at_the_cut),
         cmocka_unit_test(penalties_and_bias),
         cmocka_unit_test(histories_grow),
         cmocka_unit_test(draws_depend_on_seed_and_position_only),
