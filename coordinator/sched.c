@@ -343,9 +343,31 @@ static int take_chunk(struct sl_sched *s, struct sl_flight *f, struct sl_request
     return (int)n;
 }
 
+/* Short prompts that wait behind a long one: whole ones pass it, in up to half of the budget, as
+ * long as the cache keeps room for all the long one still needs. Returns the tokens taken. */
+static int pass_long_one(struct sl_sched *s, struct sl_flight *f, int budget, uint64_t now_ns)
+{
+    if (sl_list_empty(&s->prefill)) return 0;
+    const struct sl_request *first = of_link(s->prefill.next);
+    int rest = first->n_tokens - first->n_sent, taken = 0;
+    if (rest <= budget) return 0;
+    while (!sl_list_empty(&s->waiting)) {
+        struct sl_request *r = of_link(s->waiting.next);
+        if (r->score || r->logits || r->n_tokens > budget / 2 - taken || s->n_free_slots == 0)
+            break;
+        int need = sl_blocks_for(r->n_tokens, s->block_tokens) + blocks_missing(s, first, rest);
+        if (need + s->n_decoding > s->blocks.n_free) break;
+        taken += r->n_tokens;
+        admit(s, r);
+        add_share(s, f, r, r->n_tokens, now_ns);
+    }
+    return taken;
+}
+
 static void take_prefills(struct sl_sched *s, struct sl_flight *f, uint64_t now_ns)
 {
     int budget = prefill_budget(s, f->batch.n_rows);
+    budget -= pass_long_one(s, f, budget, now_ns);
     struct sl_list *it, *tmp;
     sl_list_each(it, tmp, &s->prefill)
     {

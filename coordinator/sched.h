@@ -7,22 +7,28 @@
  * so several may be in flight behind each other.
  *
  * Rules
- *   order    every request has a key: its arrival, moved forward by SL_PRIORITY_NS for each step of
- * priority. All choices (who is admitted, who is preempted) go by (key, arrival number). Keys never
- * change and later arrivals get later keys, so whoever waits long enough is first: nobody starves.
- *   decode   ceil(running decodes / micro_batches) rows a micro-batch, so that all stages carry
- * equal cohorts; sequences that finish their prefill in it are not counted. First ready, first
- * served. prefill  `chunk` tokens a micro-batch less its decode rows, but SL_PREFILL_MIN at least;
- * less again as the cache fills while others decode (gLLM's rule), so that a long prompt does not
- * push out running answers. admit    while a sequence slot is free and the blocks of its first
- * chunk and one block for every decoding sequence are; one that was preempted waits until all it
- * had fits. preempt  a decode row that finds no block throws out the last running sequence in the
- * order above (or waits, if all that come later are in the micro-batch being formed; or leaves
- * itself, being the last). The sequence keeps its log, goes back to the queue at its old place and
- * is computed again later: since chance is a hash of seed and position, it continues as if nothing
- * had happened. Results still on their way to it are dropped by the slot's generation. The first in
- * the order is never thrown out and fits alone, so there is always progress. score    a prompt to
- * be scored goes in one piece; it is put first, but not into two micro-batches in a row.
+ * - order: every request has a key: its arrival, moved forward by SL_PRIORITY_NS for each step of
+ *   priority. All choices (who is admitted, who is preempted) go by (key, arrival number). Keys
+ *   never change and later arrivals get later keys, so whoever waits long enough is first: nobody
+ *   starves.
+ * - decode: ceil(running decodes / micro_batches) rows a micro-batch, so that all stages carry
+ *   equal cohorts; sequences that finish their prefill in it are not counted. First ready, first
+ *   served.
+ * - prefill: `chunk` tokens a micro-batch less its decode rows, but SL_PREFILL_MIN at least; less
+ *   again as the cache fills while others decode (gLLM's rule), so that a long prompt does not
+ *   push out running answers.
+ * - admit: while a sequence slot is free and the blocks of its first chunk and one block for
+ *   every decoding sequence are; one that was preempted waits until all it had fits.
+ * - pass: a prompt that fits whole into half of the budget need not wait for the many chunks of a
+ *   long one before it, as long as the cache keeps room for all the long one needs.
+ * - preempt: a decode row that finds no block throws out the last running sequence in the order
+ *   above (or waits, if all that come later are in the micro-batch being formed; or leaves
+ *   itself, being the last). The sequence keeps its log, goes back to the queue at its old place
+ *   and is computed again later: since chance is a hash of seed and position, it continues as if
+ *   nothing had happened. Results still on their way to it are dropped by the slot's generation.
+ *   The first in the order is never thrown out and fits alone, so there is always progress.
+ * - score: a prompt to be scored goes in one piece; it is put first, but not into two micro-
+ *   batches in a row.
  *
  * A step costs O(rows of the micro-batch + sequences). */
 #ifndef SL_COORDINATOR_SCHED_H
@@ -38,10 +44,8 @@
 #define SL_PRIORITY_NS 10000000000ll /* one step of priority is worth that much waiting */
 #define SL_PRIORITY_MAX 1000         /* steps, up or down; more counts as this */
 #define SL_PREFILL_MIN 32            /* tokens: progress next to any number of decode rows */
-#define SL_KV_LOW_PERCENT                                                                          \
-    5 /* free share of the cache at which prefill is down to SL_PREFILL_MIN                        \
-       */
-#define SL_LOGITS_BYTES (16 << 20) /* of logits asked from one micro-batch */
+#define SL_KV_LOW_PERCENT 5          /* free share of the cache that leaves SL_PREFILL_MIN */
+#define SL_LOGITS_BYTES (16 << 20)   /* of logits asked from one micro-batch */
 
 /* One sequence's share, remembered until its result comes. */
 struct sl_share {

@@ -116,6 +116,31 @@ static void test_chunks(void **state)
     sl_sched_close(&S);
 }
 
+/* Short prompts pass a long one, which goes on with what they leave of the micro-batch. */
+static void test_short_passes_long(void **state)
+{
+    (void)state;
+    open_sched(8, 16, 40000, 1, 64, 256);
+    struct sl_request *l = add(1000, 10, 0, 0);
+    land(sl_sched_form(&S, 0));
+    struct sl_request *a = add(20, 10, 0, 1), *b = add(10, 10, 0, 2), *c = add(20, 10, 0, 3);
+    struct sl_flight *f = sl_sched_form(&S, 4);
+    assert_true(f->batch.n_seqs == 3 && f->batch.n_rows == 64 && l->n_sent == 64 + 34);
+    assert_true(a->state == SL_REQUEST_AWAITS && b->state == SL_REQUEST_AWAITS);
+    assert_int_equal(c->state, SL_REQUEST_WAITING); /* half of it is taken */
+    land(f);
+    assert_int_equal(a->state, SL_REQUEST_READY);
+    sl_sched_close(&S);
+    open_sched(8, 16, 64, 1, 64, 256); /* the long one needs 63 blocks: one to spare */
+    add(1000, 10, 0, 0);
+    land(sl_sched_form(&S, 0));
+    a = add(10, 10, 0, 1), b = add(10, 10, 0, 2);
+    sl_sched_form(&S, 4);
+    assert_int_equal(a->state, SL_REQUEST_AWAITS);
+    assert_int_equal(b->state, SL_REQUEST_WAITING);
+    sl_sched_close(&S);
+}
+
 /* Priority counts as waiting time, no more: who waits long enough goes before later arrivals of
  * higher priority. */
 static void test_ageing(void **state)
@@ -194,9 +219,9 @@ static void test_score_turns(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cohorts),     cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_ageing),      cmocka_unit_test(test_preempt),
-        cmocka_unit_test(test_score_turns),
+        cmocka_unit_test(test_cohorts), cmocka_unit_test(test_short_passes_long),
+        cmocka_unit_test(test_chunks),  cmocka_unit_test(test_ageing),
+        cmocka_unit_test(test_preempt), cmocka_unit_test(test_score_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
