@@ -542,7 +542,7 @@ static int slice_text(struct sl_tmpl_run *r, const struct sl_tv *v, size_t n, in
 int sl_tv_slice(struct sl_tmpl_run *r, const struct sl_tv *v, const struct sl_tv *start,
                 const struct sl_tv *stop, const struct sl_tv *step_v, struct sl_tv *out)
 {
-    int64_t step = 1, from, to, n, count = 0;
+    int64_t step = 1, from = 0, to = 0, n, count = 0;
     if (v->type == TV_UNDEF) return sl_tmpl_fail_undef(r, v);
     if (v->type != TV_STR && v->type != TV_LIST && v->type != TV_TUPLE && v->type != TV_RANGE)
         return sl_tmpl_fail(r, "a '%s' cannot be sliced", sl_tv_type_name(v));

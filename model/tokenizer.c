@@ -200,8 +200,8 @@ static int read_ends(struct sl_tokenizer *t, const struct sl_weights *w, struct 
 
 static int open_into(struct sl_tokenizer *t, const struct sl_weights *w, struct sl_err *err)
 {
-    const char *pre;
-    size_t pre_n;
+    const char *pre = "";
+    size_t pre_n = 0;
     int r = check_model(w, err);
     if (r == 0) r = get_string(w, KEY("pre"), "default", &pre, &pre_n, err);
     if (r == 0) r = sl_tok_pre_open(pre, pre_n, sl_weights_path(w), &t->pre, err);
