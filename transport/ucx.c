@@ -12,11 +12,15 @@
  * read or write them. */
 #include "transport/ucx.h"
 
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucs/config/global_opts.h>
+#include <ucs/debug/log_def.h>
 
 #include "base/env.h"
+#include "base/log.h"
 #include "base/sl_assert.h"
 
 #define PROGRESS_MAX 256 /* rounds of progress before others on the loop get their turn */
@@ -150,25 +154,42 @@ static int ucx_error(struct sl_err *err, const struct ucx_kind *kind, const char
                       ucs_status_string(status));
 }
 
-/* UCX prints to standard output, which is not ours to fill, about things that are ordinary here (a peer died, requests to
- * it were given up) and that we report ourselves. UCX_LOG_LEVEL brings it back. */
-static void quieten_ucx(void)
+/* UCX prints to standard output, which is not ours to fill, and ends the process when a peer dies
+ * while its memory is being read over shared memory (a "fatal" line) although it has returned the
+ * error to us. Hence its lines come here: they are shown at a level where somebody is looking for
+ * them, and a peer's death is only a peer's death. Failed assertions of UCX do not come this way
+ * and still abort. */
+static ucs_log_func_rc_t on_ucx_log(const char *file, unsigned line, const char *function,
+                                    ucs_log_level_t level,
+                                    const ucs_log_component_config_t *component, const char *format,
+                                    va_list args)
 {
-    if (!sl_env_get("UCX_LOG_LEVEL")) ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+    char text[256];
+    (void)function, (void)component;
+    vsnprintf(text, sizeof text, format, args);
+    sl_log(level <= UCS_LOG_LEVEL_ERROR ? SL_LOG_INFO : SL_LOG_DEBUG, "ucx", "%s (%s:%u)", text,
+           file, line);
+    return UCS_LOG_FUNC_RC_STOP;
+}
+
+static void take_ucx_logs(void)
+{
+    ucs_log_push_handler(on_ucx_log);
 }
 
 static int open_context(struct ucx_port *p, struct sl_err *err)
 {
     const char *device = p->kind->peer_errors ? sl_env_get("SLUICE_NET_DEVICE") : NULL;
     ucp_config_t *config;
-    quieten_ucx();
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, take_ucx_logs);
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return ucx_error(err, p->kind, "reading the UCX configuration", status);
     status = ucp_config_modify(config, "TLS", p->kind->tls);
     if (status == UCS_OK && device) status = ucp_config_modify(config, "NET_DEVICES", device);
-    /* the receiver fetches: nobody writes into a body that we may have given up */
-    if (status == UCS_OK && !p->kind->peer_errors)
-        status = ucp_config_modify(config, "RNDV_SCHEME", "get_zcopy");
+    if (status == UCS_OK) status = ucp_config_modify(config, "RNDV_SCHEME", p->kind->rndv_scheme);
+    if (status == UCS_OK && p->kind->peer_errors)
+        status = ucp_config_modify(config, "ZCOPY_THRESH", "inf");
     if (status == UCS_OK) {
         ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
                                .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
@@ -256,8 +277,12 @@ const struct sl_transport sl_transport_ucx_shm = {
 const struct sl_transport sl_transport_ucx_tcp = {
     .name = "ucx-tcp", .port_open = tcp_port_open, UCX_OPS};
 
-static const struct ucx_kind shm_kind = {&sl_transport_ucx_shm, "sysv,posix,cma,self", 0};
-static const struct ucx_kind tcp_kind = {&sl_transport_ucx_tcp, "tcp,self", 1};
+/* shm: the receiver fetches, so that nobody writes into a body that we may have given up. tcp:
+ * copied fragments, for UCX 1.13 runs into an assertion of its own when a peer dies under a
+ * zero-copy send. */
+static const struct ucx_kind shm_kind = {&sl_transport_ucx_shm, "sysv,posix,cma,self", "get_zcopy",
+                                         0};
+static const struct ucx_kind tcp_kind = {&sl_transport_ucx_tcp, "tcp,self", "am", 1};
 
 static int shm_port_open(struct uv_loop_s *loop, struct sl_port **out, struct sl_err *err)
 {

@@ -22,7 +22,8 @@
 
 struct ucx_kind {
     const struct sl_transport *transport;
-    const char *tls; /* UCX names of what it may use */
+    const char *tls;         /* UCX names of what it may use */
+    const char *rndv_scheme; /* how large bodies travel */
     int peer_errors; /* UCP_ERR_HANDLING_MODE_PEER: a death is reported, a link can be cut off */
 };
 

@@ -34,8 +34,8 @@ static void sink(struct rig *r, struct sl_frame *f)
     sl_frame_free(f);
 }
 
-/* Frames of all sizes, as fast as they go, for ever. */
-static void flood(struct actor *a)
+/* Frames as fast as they go, for ever: of all sizes, or large ones. */
+static void flood(struct actor *a, int large)
 {
     static const size_t sizes[] = {100, 3000, 20000, 300000, 4000000};
     struct sl_link_stats s;
@@ -43,7 +43,8 @@ static void flood(struct actor *a)
         sl_link_get_stats(a->link, &s);
         if (s.queued > 8) return;
         uint64_t slot = a->sent++;
-        if (sl_link_send(a->link, frame_make(slot, sizes[slot % SL_ARRAY_LEN(sizes)]))) return;
+        size_t bytes = large ? 8000000 : sizes[slot % SL_ARRAY_LEN(sizes)];
+        if (sl_link_send(a->link, frame_make(slot, bytes))) return;
     }
 }
 
@@ -67,7 +68,7 @@ int child_main(const char *transport, const char *mode)
     a.pipe.data = &a;
     uv_poll_start(&a.pipe, UV_READABLE | UV_DISCONNECT, on_pipe);
     while (!a.over) {
-        if (strcmp(mode, "flood") == 0) flood(&a);
+        if (strncmp(mode, "flood", 5) == 0) flood(&a, strcmp(mode, "flood-large") == 0);
         uv_timer_again(&r.watchdog);
         uv_run(&r.loop, UV_RUN_ONCE);
     }

@@ -11,8 +11,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
 #include "base/dtype.h"
 #include "base/env.h"
 #include "base/sl_assert.h"

@@ -1,4 +1,4 @@
-/* test_link.c - one suite over every transport: test_link local | ucx-shm | ucx-tcp. */
+/* test_link.c - one suite over every transport: test_link local | ucx-shm | ucx-tcp [pattern]. */
 #include <stdarg.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -343,6 +343,34 @@ static void test_killed_and_replaced(void **state)
     rig_close(&a);
 }
 
+/* Senders that die while their large bodies are being fetched. What arrives is whole; what does not
+ * is an error of the port, not the end of this process; and the port goes on. */
+static void test_senders_killed_in_fetch(void **state)
+{
+    (void)state;
+    if (one_process()) skip();
+    struct rig a;
+    rig_open(&a, transport);
+    for (int round = 0; round < 20; round++) {
+        struct child c;
+        child_start(&c, &a, transport, "flood-large");
+        a.received = 0;
+        rig_wait(&a, &a.received, 1 + round % 3);
+        child_kill(&c);
+        rig_spin(&a, 5);
+        for (struct sl_frame *f; (f = rig_take(&a));) {
+            assert_true(frame_is(f, f->head.slot, 8000000));
+            sl_frame_free(f);
+        }
+    }
+    struct sl_link *l = link_between(&a, &a);
+    a.received = 0;
+    assert_int_equal(sl_link_send(l, frame_make(3, 300000)), 0);
+    rig_wait(&a, &a.received, 1);
+    expect_frame(&a, 3, 300000);
+    rig_close(&a);
+}
+
 static uint64_t cpu_ns(void)
 {
     struct rusage u;
@@ -376,11 +404,12 @@ static void test_idle_sleeps(void **state)
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--child") == 0) return child_main(argv[2], argv[3]);
-    if (argc != 2) {
-        fprintf(stderr, "usage: test_link local|ucx-shm|ucx-tcp\n");
+    if (argc != 2 && argc != 3) {
+        fprintf(stderr, "usage: test_link local|ucx-shm|ucx-tcp [pattern of test names]\n");
         return 2;
     }
     transport = argv[1];
+    if (argc == 3) cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_in_order),
         cmocka_unit_test(test_many_links_into_one_port),
@@ -393,6 +422,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_echo_all_sizes),
         cmocka_unit_test(test_deaf_peer),
         cmocka_unit_test(test_killed_and_replaced),
+        cmocka_unit_test(test_senders_killed_in_fetch),
         cmocka_unit_test(test_idle_sleeps),
     };
     return cmocka_run_group_tests_name(transport, tests, NULL, NULL);
