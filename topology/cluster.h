@@ -72,7 +72,7 @@ struct sl_cluster {
     const char *kv_format;   /* "auto" "f32" "f16" "bf16" */
     int micro_batches;       /* in flight, 0 = planned */
     int chunk;               /* prefill tokens in a micro-batch, 0 = planned */
-    const char *http;        /* "host:port" or NULL */
+    const char *http;        /* "host:port", "off" or NULL */
     const char *socket;      /* path or host:port, or NULL */
     const char *api_keys;    /* file with one key a line, or NULL */
     const char *control;     /* listen address for stages, default: loopback, or 0.0.0.0 when a node is elsewhere */

@@ -276,7 +276,8 @@ static int check_serve(struct sl_cluster_file *f)
     struct sl_cluster *c = f->c;
     const struct sl_yaml *v = sl_yaml_get(f->root, "serve");
     int r = 0;
-    if (c->http) r = check_address(f, sl_yaml_get(v, "http"), c->http);
+    if (c->http && strcmp(c->http, "off") != 0)
+        r = check_address(f, sl_yaml_get(v, "http"), c->http);
     if (r == 0 && c->socket) r = check_socket(f, sl_yaml_get(v, "socket"));
     if (r == 0 && c->api_keys) r = resolve(f, sl_yaml_get(v, "api_keys"), &c->api_keys);
     if (r == 0 && c->control) r = check_address(f, sl_yaml_get(f->root, "control"), c->control);

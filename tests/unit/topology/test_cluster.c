@@ -183,11 +183,12 @@ static void paths_count_from_the_files_folder(void **state)
         char text[512];
         struct sl_cluster c;
         snprintf(text, sizeof text,
-                 "model: {path: %s}\nserve: {socket: ./s.sock, api_keys: keys}\n"
+                 "model: {path: %s}\nserve: {http: off, socket: ./s.sock, api_keys: keys}\n"
                  "nodes: [{name: a, model: m2.gguf, program: ./sl, devices: [{cpu: 0}]}]\n",
                  cases[i].model);
         parse(cases[i].file, text, &c);
         assert_string_equal(c.model_path, cases[i].want);
+        assert_string_equal(c.http, "off");
         if (strcmp(cases[i].file, "dir/x.yaml") == 0) {
             assert_string_equal(c.nodes[0].model_path, "dir/m2.gguf");
             assert_string_equal(c.nodes[0].program, "dir/./sl");
