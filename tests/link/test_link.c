@@ -10,6 +10,7 @@
 
 #include "base/env.h"
 #include "base/sl_assert.h"
+#include "tests/link/hostile.h"
 #include "tests/link/rig.h"
 
 static const char *transport;
@@ -343,6 +344,62 @@ static void test_killed_and_replaced(void **state)
     rig_close(&a);
 }
 
+/* A peer that speaks UCX but not our frames: everything is refused, on_error tells, an honest link
+ * is not disturbed. */
+static void test_hostile_headers(void **state)
+{
+    (void)state;
+    if (one_process()) skip();
+    static uint8_t body[300000];
+    struct rig a;
+    struct hostile h;
+    struct sl_buf address;
+    uint8_t head[SL_FRAME_HEAD_BYTES];
+    rig_open(&a, transport);
+    rig_address(&a, &address);
+    hostile_open(&h, transport, &address);
+    struct sl_link *l = link_between(&a, &a);
+    struct sl_frame_head good = {.kind = SL_FRAME_BATCH,
+                                 .desc_len = 128,
+                                 .n_hops = 1,
+                                 .link = 77,
+                                 .route = {SL_ROUTE_COORD}};
+
+    memset(head, 0xa5, sizeof head); /* garbage, small and announced */
+    hostile_send(&h, &a, head, sizeof head, body, 100);
+    rig_wait(&a, &a.errors, 1);
+    hostile_send(&h, &a, head, sizeof head, body, sizeof body);
+    rig_wait(&a, &a.errors, 2);
+    hostile_send(&h, &a, head, 5, body, 100); /* a header of another length */
+    rig_wait(&a, &a.errors, 3);
+    assert_int_equal(a.error.code, SL_EPROTO);
+    assert_int_equal(a.received, 0);
+
+    sl_frame_head_pack(&good, head); /* a good one arrives ... */
+    hostile_send(&h, &a, head, sizeof head, body, 128);
+    rig_wait(&a, &a.received, 1);
+    sl_frame_free(rig_take(&a));
+    good.seq = 1;
+    sl_frame_head_pack(&good, head); /* ... then one whose length is a lie ... */
+    hostile_send(&h, &a, head, sizeof head, body, sizeof body);
+    rig_wait(&a, &a.errors, 4);
+    hostile_send(&h, &a, head, sizeof head, body,
+                 128); /* ... and nothing of that link counts any more */
+    good.link = 78;
+    good.seq = 5000; /* far ahead */
+    sl_frame_head_pack(&good, head);
+    hostile_send(&h, &a, head, sizeof head, body, 128);
+    rig_wait(&a, &a.errors, 5);
+    assert_int_equal(a.received, 1);
+
+    assert_int_equal(sl_link_send(l, frame_make(4, 5000)), 0);
+    rig_wait(&a, &a.received, 2);
+    expect_frame(&a, 4, 5000);
+    hostile_close(&h, &a);
+    sl_buf_close(&address);
+    rig_close(&a);
+}
+
 /* Senders that die while their large bodies are being fetched. What arrives is whole; what does not
  * is an error of the port, not the end of this process; and the port goes on. */
 static void test_senders_killed_in_fetch(void **state)
@@ -423,6 +480,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_deaf_peer),
         cmocka_unit_test(test_killed_and_replaced),
         cmocka_unit_test(test_senders_killed_in_fetch),
+        cmocka_unit_test(test_hostile_headers),
         cmocka_unit_test(test_idle_sleeps),
     };
     return cmocka_run_group_tests_name(transport, tests, NULL, NULL);
