@@ -212,7 +212,7 @@ void sl_session_close(struct sl_session *s, int now)
     if (!s->open) return;
     s->open = 0;
     if (s->service) {
-        sl_service_stop(s->service, now, on_service_stopped, s);
+        if (!s->closed) sl_service_stop(s->service, now, on_service_stopped, s);
         while (!s->closed) uv_run(&s->loop, UV_RUN_DEFAULT);
         sl_service_destroy(s->service);
         s->service = NULL;

@@ -48,7 +48,8 @@ struct sl_session {
     struct sl_cluster cluster;
     struct sl_service *service;
     struct thread_stage *threads; /* stages of this process */
-    int serving, failed, closed, open;
+    int serving, failed, open;
+    int closed;                   /* the service has stopped: set by whoever stopped it */
     uint64_t start_ns, ready_ns;  /* monotonic: opened, first served */
     struct sl_err err;            /* why it failed */
     void (*on_state)(void *arg, const struct sl_err *err); /* the command's own, may be NULL */

@@ -5,6 +5,7 @@
 #define SL_COORDINATOR_SERVICE_H
 
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/buf.h"
 #include "base/err.h"
@@ -86,6 +87,8 @@ int sl_service_timeline(const struct sl_service *s, int stage, struct sl_ctl_ste
 
 /* The /cluster document: name, model, plan, stages, links, requests. New reference. */
 struct json_t *sl_service_cluster_json(const struct sl_service *s);
+/* The plan as it was made: stage, device, layers, weights, KV, predicted step. Nothing before all stages have joined. */
+void sl_service_print_plan(const struct sl_service *s, FILE *out);
 /* The stage table for people: layers, memory, busy, bubble. */
 void sl_service_print(const struct sl_service *s, FILE *out);
 

@@ -128,6 +128,12 @@ struct json_t *sl_service_cluster_json(const struct sl_service *s)
                      st.blocks_total, "blocks_free", st.blocks_free, "requests", requests_json(&st));
 }
 
+void sl_service_print_plan(const struct sl_service *s, FILE *out)
+{
+    const struct sl_plan *plan = sl_coord_plan(s->coord);
+    if (plan) sl_plan_print(plan, s->names, out);
+}
+
 void sl_service_print(const struct sl_service *s, FILE *out)
 {
     struct sl_stage_status v[SL_DEVICES_MAX];

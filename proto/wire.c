@@ -138,7 +138,7 @@ static int check_limits(const struct sl_frame_head *h, struct sl_err *err)
                           h->cols, (unsigned long long)SL_FRAME_PAYLOAD_MAX);
     if (h->kind == SL_FRAME_RESULTS && payload)
         return sl_err_set(err, SL_EPROTO, "frame header: a results frame has no payload");
-    if (h->n_hops < 1 || h->n_hops > SL_ROUTE_MAX || h->hop >= h->n_hops)
+    if (h->n_hops < 1 || h->n_hops > SL_ROUTE_MAX || h->hop > h->n_hops)
         return sl_err_set(err, SL_EPROTO, "frame header: hop %u of a route of %u, at most %d",
                           h->hop, h->n_hops, SL_ROUTE_MAX);
     return 0;

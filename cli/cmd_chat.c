@@ -1,0 +1,165 @@
+/* cmd_chat.c - `sluice chat`: a conversation in the terminal, streaming, with line editing and history (libedit).
+ *
+ * It talks to a running coordinator (--connect, the socket API) or starts the model itself. ^C stops an answer, ^D or /quit ends,
+ * /clear forgets the conversation. */
+#include <histedit.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/sl_assert.h"
+#include "cli/chat_peer.h"
+#include "cli/cmd.h"
+
+#define ANSWER_MAX (16u << 20) /* bytes of one answer */
+#define HISTORY_LINES 500
+
+struct settings {
+    struct sl_session_options session;
+    struct sl_generate_options generate;
+    const char *connect, *key, *system, *once;
+    int table;
+};
+
+#define AT(m) offsetof(struct settings, m)
+static const struct sl_conf_row rows[] = {
+    {SL_CONF_STRING, "--connect", "ADDR", AT(connect), "a coordinator's socket: a path or HOST:PORT", 0, 0},
+    {SL_CONF_STRING, "--key", "KEY", AT(key), "API key for --connect (default: SLUICE_API_KEY)", 0, 0},
+    {SL_CONF_STRING, "--system", "TEXT", AT(system), "system message", 0, 0},
+    {SL_CONF_STRING, "-p --once --prompt", "TEXT", AT(once), "ask this one question, print the answer and end", 0, 0},
+    {SL_CONF_FLAG, "--stages-table", NULL, AT(table), "print the stage table at the end (--connect)", 0, 0},
+    SL_GENERATE_ROWS(struct settings),
+    SL_SESSION_ROWS(struct settings),
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+static const char *prompt_text(EditLine *e)
+{
+    (void)e;
+    return "> ";
+}
+
+static int show(void *arg, const char *text, size_t n)
+{
+    struct sl_buf *answer = arg;
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+    sl_buf_add(answer, text, n);
+    return interrupted;
+}
+
+static void add_message(json_t *messages, const char *role, const char *content, size_t n)
+{
+    json_t *text = json_stringn(content, n);
+    if (!text) text = json_string("(not valid UTF-8)");
+    json_array_append_new(messages, json_pack("{s:s, s:o}", "role", role, "content", text));
+}
+
+/* One question and its answer; the conversation grows by both. */
+static int ask(struct sl_chat_peer *peer, json_t *messages, const char *question, struct sl_err *err)
+{
+    struct sl_buf answer;
+    sl_buf_init(&answer, ANSWER_MAX);
+    add_message(messages, "user", question, strlen(question));
+    interrupted = 0;
+    int r = sl_chat_peer_ask(peer, messages, show, &answer, err);
+    putchar('\n');
+    if (r == 0)
+        add_message(messages, "assistant", sl_buf_str(&answer), answer.len);
+    else
+        json_array_remove(messages, json_array_size(messages) - 1); /* the question may be asked again */
+    sl_buf_close(&answer);
+    return r;
+}
+
+static void start_over(json_t *messages, const char *system)
+{
+    json_array_clear(messages);
+    if (system) add_message(messages, "system", system, strlen(system));
+}
+
+static int converse(struct sl_chat_peer *peer, json_t *messages, const struct settings *s)
+{
+    HistEvent ev;
+    History *h = history_init();
+    EditLine *e = el_init("sluice", stdin, stdout, stderr);
+    if (!h || !e) return SL_ENOMEM;
+    history(h, &ev, H_SETSIZE, HISTORY_LINES);
+    el_set(e, EL_PROMPT, prompt_text);
+    el_set(e, EL_EDITOR, "emacs");
+    el_set(e, EL_HIST, history, h);
+    el_set(e, EL_SIGNAL, 1);
+    for (;;) {
+        int n = 0;
+        const char *got = el_gets(e, &n);
+        if (!got || n <= 0) break;
+        char *line = strdup(got);
+        if (!line) break;
+        line[strcspn(line, "\r\n")] = 0;
+        int quit = strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0;
+        struct sl_err err = {0};
+        if (quit || !*line) {
+        } else if (strcmp(line, "/clear") == 0) {
+            start_over(messages, s->system);
+        } else {
+            history(h, &ev, H_ENTER, got);
+            if (ask(peer, messages, line, &err)) fprintf(stderr, "sluice chat: %s\n", err.msg);
+        }
+        free(line);
+        if (quit) break;
+    }
+    el_end(e);
+    history_end(h);
+    return 0;
+}
+
+static int run(const struct settings *s, const char *yaml, struct sl_err *err)
+{
+    struct sl_chat_peer *peer = NULL;
+    int r = s->connect ? sl_chat_peer_connect(s->connect, s->key, &s->generate, &peer, err)
+                       : sl_chat_peer_start(&s->session, yaml, &s->generate, &peer, err);
+    if (r) return r;
+    json_t *messages = json_array();
+    start_over(messages, s->system);
+    struct sigaction old, sa = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &sa, &old);
+    if (s->once)
+        r = ask(peer, messages, s->once, err);
+    else
+        r = converse(peer, messages, s);
+    sigaction(SIGINT, &old, NULL);
+    if (r == 0 && s->table) r = sl_chat_peer_table(peer, stdout, err);
+    json_decref(messages);
+    sl_chat_peer_close(peer);
+    return r;
+}
+
+int sl_cmd_chat(int argc, char **argv)
+{
+    struct settings s = {.generate = SL_GENERATE_DEFAULTS};
+    struct sl_err err = {0};
+    const char *words[1] = {NULL};
+    int n_words, help;
+    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    if (r == 0 && help) {
+        printf("usage: sluice chat (--connect ADDR | -m MODEL | CLUSTER.yaml) [options]\n\n"
+               "Talks to the model; /clear forgets, /quit or ^D ends, ^C stops an answer.\n\n");
+        sl_conf_help(rows, SL_ARRAY_LEN(rows));
+        return 0;
+    }
+    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
+    if (r == 0) r = run(&s, words[0], &err);
+    if (r) fprintf(stderr, "sluice chat: %s\n", err.msg);
+    return sl_err_exit_status(r);
+}
