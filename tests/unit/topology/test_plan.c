@@ -70,7 +70,7 @@ static int per_sequence(const struct instance *x)
 static void try_rest(const struct instance *x, int device, int layer, int n_used, double slowest_s,
                      int n_blocks, struct best *b)
 {
-    if (device == x->n_devices) {
+    if (device >= x->n_devices || device >= DEVICES_MAX) {
         if (layer < x->m.n_layers) return;
         if (b->found && (n_used < b->n_used || (n_used == b->n_used && slowest_s >= b->slowest_s)))
             return;
