@@ -39,7 +39,8 @@ struct sl_frame_head {
     uint32_t rows, cols;
     uint32_t dtype;     /* enum sl_dtype of the payload, F32 or BF16 */
     uint64_t sent_ns;   /* sender's monotonic clock; comparable on one host only */
-    uint8_t n_hops, hop; /* route length (>= 1), and the entry that receives this frame (< n_hops) */
+    uint8_t n_hops, hop; /* route length (>= 1), and the entry that receives this frame; hop == n_hops:
+                            the coordinator, beyond the route's end */
     uint8_t route[SL_ROUTE_MAX]; /* stage numbers to visit */
     uint32_t link, seq; /* set by the transport: the sender's number for its link, and the frame's number in it */
 };

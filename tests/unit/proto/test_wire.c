@@ -147,7 +147,7 @@ static void test_limits(void **state)
             h.n_hops = 65;
             break;
         case 9:
-            h.hop = 3;
+            h.hop = 4; /* 3 = n_hops is the way back to the coordinator */
             break;
         }
         sl_frame_head_pack(&h, out);
