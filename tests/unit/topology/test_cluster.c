@@ -264,6 +264,44 @@ static void examples_are_right(void **state)
     }
 }
 
+/* An unknown key makes the reader list the keys it knows there: docs/topology.md has each of them.
+ */
+static void reference_names_every_key(void **state)
+{
+    static const char *const files[] = {
+        "zzzzzzzzz: 1\n",
+        "model: {zzzzzzzzz: 1}\n",
+        "schedule: {zzzzzzzzz: 1}\n",
+        "serve: {zzzzzzzzz: 1}\n",
+        "links: [{zzzzzzzzz: 1}]\n",
+        "nodes: [{zzzzzzzzz: 1}]\n",
+        "nodes: [{devices: [{zzzzzzzzz: 1}]}]\n",
+    };
+    static char docs[1 << 16];
+    int n_keys = 0;
+    (void)state;
+    FILE *f = fopen(REFERENCE, "r");
+    assert_non_null(f);
+    docs[fread(docs, 1, sizeof docs - 1, f)] = 0;
+    fclose(f);
+    for (size_t i = 0; i < SL_ARRAY_LEN(files); i++) {
+        struct sl_cluster c;
+        struct sl_err err = {0};
+        assert_int_equal(sl_cluster_parse("x.yaml", files[i], strlen(files[i]), &c, &err),
+                         SL_EINPUT);
+        char *list = strstr(err.msg, "known here: "), *save = NULL;
+        assert_non_null(list);
+        list += strlen("known here: ");
+        for (char *k = strtok_r(list, ", ", &save); k; k = strtok_r(NULL, ", ", &save)) {
+            char quoted[64];
+            snprintf(quoted, sizeof quoted, "`%s`", k);
+            if (!strstr(docs, quoted)) fail_msg("%s is not in docs/topology.md", quoted);
+            n_keys++;
+        }
+    }
+    assert_int_equal(n_keys, 10 + 6 + 2 + 4 + 4 + 9 + 8);
+}
+
 static void files_that_cannot_be_read(void **state)
 {
     struct sl_cluster c;
@@ -295,6 +333,7 @@ int main(void)
         cmocka_unit_test(launch_follows_the_host),
         cmocka_unit_test(the_most_devices_fit),
         cmocka_unit_test(examples_are_right),
+        cmocka_unit_test(reference_names_every_key),
         cmocka_unit_test(files_that_cannot_be_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
