@@ -24,7 +24,7 @@
 #include "base/sl_assert.h"
 
 #define PROGRESS_MAX 256 /* rounds of progress before others on the loop get their turn */
-#define STALLS_MAX 64    /* rounds of "busy" without progress before we sleep */
+#define STALLS_MAX 5000    /* rounds of "busy" without progress before we sleep */
 #define TICK_STALLED_MS 1
 #define TICK_MS 20 /* for deadlines */
 
