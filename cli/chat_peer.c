@@ -3,30 +3,32 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/env.h"
 #include "base/sl_assert.h"
+#include "base/text.h"
 #include "client/sluice_client.h"
 #include "cli/session.h"
 #include "model/chat.h"
+#include "proto/control.h"
 
 #define PROMPT_MAX (64u << 20) /* bytes of a rendered conversation */
 
 struct sl_chat_peer {
     const struct sl_generate_options *g;
-    struct sluice_client *client; /* NULL: the session below */
+    struct sl_remote *remote; /* NULL: the session below */
     struct sl_session session;
 };
 
 int sl_chat_peer_connect(const char *address, const char *key, const struct sl_generate_options *g, struct sl_chat_peer **out,
                          struct sl_err *err)
 {
-    char why[256] = "";
+    char why[SL_REMOTE_ERROR_MAX];
     struct sl_chat_peer *p = calloc(1, sizeof *p);
-    if (!p) return sl_err_set(err, SL_ENOMEM, "no memory");
+    if (!p) return sl_err_set(err, SL_ENOMEM, "no memory for a conversation");
     p->g = g;
-    p->client = sluice_connect(address, key ? key : sl_env_get("SLUICE_API_KEY"), why, sizeof why);
-    if (!p->client) {
+    if (sl_remote_connect(address, key ? key : sl_env_get("SLUICE_API_KEY"), &p->remote, why)) {
         free(p);
         return sl_err_set(err, SL_EUNREACHABLE, "%s", why);
     }
@@ -58,8 +60,8 @@ int sl_chat_peer_start(const struct sl_session_options *o, const char *yaml, con
 void sl_chat_peer_close(struct sl_chat_peer *p)
 {
     if (!p) return;
-    if (p->client)
-        sluice_close(p->client);
+    if (p->remote)
+        sl_remote_close(p->remote);
     else
         sl_session_close(&p->session, 1);
     free(p);
@@ -111,4 +113,102 @@ static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_tex
         r = a.err.code;
     }
     return r;
+}
+
+/* ---- over the socket API ---------------------------------------------------------------------------------------- */
+
+struct remote_answer {
+    sl_chat_text_fn fn;
+    void *arg;
+};
+
+static int on_token(void *arg, const struct sl_remote_token *t)
+{
+    struct remote_answer *a = arg;
+    return t->text_len ? a->fn(a->arg, t->text, t->text_len) : 0;
+}
+
+static int remote_failed(const struct sl_chat_peer *p, int code, struct sl_err *err)
+{
+    return sl_err_set(err, code == SL_REMOTE_REFUSED ? SL_EINPUT : code == SL_REMOTE_RETRY ? SL_ERETRY : SL_ECLOSED, "%s",
+                      sl_remote_error(p->remote));
+}
+
+static int ask_remote(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err)
+{
+    char *text = json_dumps(messages, JSON_COMPACT);
+    if (!text) return sl_err_set(err, SL_ENOMEM, "no memory for the conversation");
+    const struct sl_generate_options *g = p->g;
+    struct sl_remote_request req;
+    sl_remote_request_init(&req);
+    req.messages_json = text;
+    req.max_tokens = (uint32_t)g->predict;
+    req.temperature = (float)g->temp;
+    req.top_k = (int32_t)g->top_k;
+    req.top_p = (float)g->top_p;
+    req.min_p = (float)g->min_p;
+    req.repetition_penalty = (float)g->repeat_penalty;
+    req.presence_penalty = (float)g->presence_penalty;
+    req.frequency_penalty = (float)g->frequency_penalty;
+    req.has_seed = g->seed >= 0;
+    req.seed = (uint64_t)g->seed;
+    req.ignore_eos = g->ignore_eos;
+    struct remote_answer a = {fn, arg};
+    int r = sl_remote_generate(p->remote, &req, on_token, &a, NULL);
+    free(text);
+    return r ? remote_failed(p, r, err) : 0;
+}
+
+int sl_chat_peer_ask(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err)
+{
+    return p->remote ? ask_remote(p, messages, fn, arg, err) : ask_local(p, messages, fn, arg, err);
+}
+
+/* ---- the stage table -------------------------------------------------------------------------------------------- */
+
+static const char *text_of(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+static double number_of(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+static void print_stage(const json_t *o, FILE *out)
+{
+    char weights[32], kv[32], sent[32], layers[32];
+    const json_t *l = json_object_get(o, "layers"), *link = json_object_get(o, "link_out");
+    snprintf(layers, sizeof layers, "%d-%d", (int)json_integer_value(json_array_get(l, 0)),
+             (int)json_integer_value(json_array_get(l, 1)) - 1);
+    fprintf(out, SL_STAGE_ROW, (int)number_of(o, "stage"), text_of(o, "device"), text_of(o, "state"), layers,
+            sl_format_bytes((uint64_t)number_of(o, "weight_bytes"), weights),
+            sl_format_bytes((uint64_t)number_of(o, "kv_bytes"), kv), (unsigned long long)number_of(o, "steps"),
+            100 * number_of(o, "busy"), 100 * number_of(o, "bubble"),
+            sl_format_bytes((uint64_t)number_of(link, "bytes"), sent), text_of(link, "transport"));
+}
+
+int sl_chat_peer_table(struct sl_chat_peer *p, FILE *out, struct sl_err *err)
+{
+    if (!p->remote) {
+        sl_session_settle(&p->session);
+        sl_service_print(p->session.service, out);
+        return 0;
+    }
+    usleep(SL_CTL_REPORT_MS * 2000); /* the stages' next heartbeat carries what they did for us */
+    char *text;
+    int r = sl_remote_status(p->remote, &text);
+    if (r) return remote_failed(p, r, err);
+    json_t *j = json_loads(text, 0, NULL), *stage;
+    free(text);
+    size_t i;
+    fputs(SL_STAGE_HEAD, out);
+    json_array_foreach(json_object_get(j, "stages"), i, stage)
+    {
+        if (number_of(stage, "stage") >= 0) print_stage(stage, out);
+    }
+    json_decref(j);
+    return 0;
 }

@@ -15,9 +15,7 @@ static const struct command {
     {"serve", sl_cmd_serve, "launch a cluster (or one process with -m) and serve it until SIGTERM"},
     {"stage", sl_cmd_stage, "run one stage of a cluster that waits for it"},
     {"run", sl_cmd_run, "answer one prompt"},
-#ifdef SL_HAVE_CHAT
     {"chat", sl_cmd_chat, "talk to the model in the terminal"},
-#endif
     {"bench", sl_cmd_bench, "measure prefill and decode speed and what each stage does"},
     {"ppl", sl_cmd_ppl, "perplexity of a text"},
     {"logits", sl_cmd_logits, "logits of a token sequence, as safetensors"},

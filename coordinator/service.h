@@ -89,7 +89,11 @@ int sl_service_timeline(const struct sl_service *s, int stage, struct sl_ctl_ste
 struct json_t *sl_service_cluster_json(const struct sl_service *s);
 /* The plan as it was made: stage, device, layers, weights, KV, predicted step. Nothing before all stages have joined. */
 void sl_service_print_plan(const struct sl_service *s, FILE *out);
-/* The stage table for people: layers, memory, busy, bubble. */
+/* The stage table for people: layers, memory, busy, bubble. Its head and one row, for those who print it from /cluster:
+ * stage, device, state, layers, weights, kv, steps, busy and bubble in percent, bytes sent, transport. */
+#define SL_STAGE_HEAD                                                                                                         \
+    "stage  device          state      layers     weights     kv            steps    busy  bubble        sent  link\n"
+#define SL_STAGE_ROW "%-5d  %-14s  %-9s  %-9s  %-10s  %-10s  %7llu  %5.1f%%  %5.1f%%  %10s  %s\n"
 void sl_service_print(const struct sl_service *s, FILE *out);
 
 #ifdef __cplusplus

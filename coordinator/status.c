@@ -139,8 +139,7 @@ void sl_service_print(const struct sl_service *s, FILE *out)
     struct sl_stage_status v[SL_DEVICES_MAX];
     char weights[32], kv[32], layers[32], sent[32];
     int n = sl_service_stages(s, v, SL_DEVICES_MAX);
-    fprintf(out, "%-5s  %-14s  %-9s  %-9s  %-10s  %-10s  %7s  %6s  %6s  %10s  %s\n", "stage", "device", "state", "layers",
-            "weights", "kv", "steps", "busy", "bubble", "sent", "link");
+    fputs(SL_STAGE_HEAD, out);
     for (int i = 0; i < n; i++) {
         const struct sl_stage_status *o = &v[i];
         if (o->stage < 0) {
@@ -148,8 +147,7 @@ void sl_service_print(const struct sl_service *s, FILE *out)
             continue;
         }
         snprintf(layers, sizeof layers, "%d-%d", o->layer_from, o->layer_to - 1);
-        fprintf(out, "%-5d  %-14s  %-9s  %-9s  %-10s  %-10s  %7llu  %5.1f%%  %5.1f%%  %10s  %s\n", o->stage, o->device,
-                sl_member_state_name(o->state), layers, sl_format_bytes(o->weight_bytes, weights),
+        fprintf(out, SL_STAGE_ROW, o->stage, o->device, sl_member_state_name(o->state), layers, sl_format_bytes(o->weight_bytes, weights),
                 sl_format_bytes(o->kv_bytes, kv), (unsigned long long)o->steps, 100 * o->busy_ratio, 100 * o->bubble_ratio,
                 sl_format_bytes(o->link_bytes, sent), o->transport_out);
     }
