@@ -37,6 +37,7 @@ const struct sl_matmul_ops *const *sl_matmul_rows(int *n)
 #if defined(SL_KERNELS_X86)
         &sl_matmul_avx2,
         &sl_matmul_avx512,
+        &sl_matmul_amx,
 #endif
     };
     *n = (int)SL_ARRAY_LEN(rows);
@@ -66,7 +67,7 @@ static void lay_out(struct sl_mm_act *act, struct sl_scratch *scratch)
 {
     size_t items = (size_t)act->n * (size_t)(act->cols / SL_MM_GROUP);
     size_t words = (items * 4 + 63) & ~(size_t)63;
-    uint8_t *at = sl_scratch_get(scratch, items * SL_MM_Q_BYTES + 5 * words);
+    uint8_t *at = sl_scratch_get(scratch, items * SL_MM_Q_BYTES + 5 * words + SL_MM_Q_SLACK);
     SL_ASSERT(at != NULL);
     act->q = (int8_t *)at;
     at += items * SL_MM_Q_BYTES;
@@ -113,7 +114,7 @@ static void finish(const struct sl_product *p, int64_t tile, int row, int rows,
 /* Units [from, to) of all (chunk, tile) pairs, tiles running fastest. */
 static void multiply(const struct call *c, int64_t from, int64_t to)
 {
-    _Alignas(64) float acc[SL_MM_SPAN * SL_MM_CHUNK * SL_MM_LANES];
+    _Alignas(1024) float acc[SL_MM_SPAN * SL_MM_ACC];
     while (from < to) {
         int row = (int)(from / c->n_tiles) * SL_MM_CHUNK;
         int rows = SL_MIN(SL_MM_CHUNK, c->act.n - row), i = 0;
@@ -125,7 +126,7 @@ static void multiply(const struct call *c, int64_t from, int64_t to)
         w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
         c->k->tile[c->p[i].w->type](&w, &c->act, row, rows, acc);
         for (int j = 0; j < w.tiles; j++)
-            finish(&c->p[i], tile + j, row, rows, acc + j * rows * SL_MM_LANES);
+            finish(&c->p[i], tile + j, row, rows, acc + j * SL_MM_ACC);
         from += w.tiles;
     }
 }

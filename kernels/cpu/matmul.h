@@ -30,12 +30,17 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    SL_MM_LANES = 16,       /* output rows of a tile */
-    SL_MM_GROUP = 32,       /* k that share an activation scale */
-    SL_MM_SUPER = 8,        /* groups that share d and dmin in the K formats */
-    SL_MM_Q_BYTES = 64,     /* bytes of a packed activation group: 32 hi, 32 lo */
-    SL_MM_CHUNK = 64,       /* activation rows that a tile meets at once: their sums stay in L1 */
-    SL_MM_SPAN = 2,         /* tiles at once, at most */
+    SL_MM_LANES = 16,   /* output rows of a tile */
+    SL_MM_GROUP = 32,   /* k that share an activation scale */
+    SL_MM_SUPER = 8,    /* groups that share d and dmin in the K formats */
+    SL_MM_Q_BYTES = 64, /* bytes of a packed activation group: 32 hi, 32 lo */
+    SL_MM_Q_SLACK =
+        15 * 64,      /* bytes that a block of 16 activation rows may reach past the last one */
+    SL_MM_CHUNK = 64, /* activation rows that a tile meets at once: their sums stay in L1 */
+    SL_MM_SPAN = 2,   /* tiles at once, at most */
+    /* floats from one tile's sums to the next one's: not 4096 bytes, which the store buffer would
+       confuse with 0 */
+    SL_MM_ACC = (64 + 16) * 16,
     SL_MM_V_MAX = 127 * 256 /* largest |v|: hi stays a signed byte after rounding lo */
 };
 

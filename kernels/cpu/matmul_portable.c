@@ -156,7 +156,7 @@ static inline void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int sh
     {                                                                                              \
         for (int i = 0; i < w->tiles; i++)                                                         \
             tile(kind, scale, shift, w->codes + i * w->stride, w->scales + i * w->stride, a, row,  \
-                 rows, acc + i * rows * LANES);                                                    \
+                 rows, acc + i * SL_MM_ACC);                                                       \
     }
 SL_MM_FORMATS(X)
 #undef X
@@ -201,7 +201,7 @@ static inline void float_tile(enum sl_mm_codes kind, const uint8_t *c, const str
                             int rows, float *acc)                                                  \
     {                                                                                              \
         for (int i = 0; i < w->tiles; i++)                                                         \
-            float_tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * rows * LANES);      \
+            float_tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * SL_MM_ACC);         \
     }
 SL_MM_FLOAT_FORMATS(X)
 #undef X

@@ -70,7 +70,7 @@ INLINE void tile(enum sl_mm_codes kind, const uint8_t *p, const struct sl_mm_act
                                 int rows, float *acc)                                              \
     {                                                                                              \
         for (int i = 0; i < w->tiles; i++)                                                         \
-            tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * rows * SL_MM_LANES);      \
+            tile(kind, w->codes + i * w->stride, a, row, rows, acc + i * SL_MM_ACC);               \
     }
 SL_MM_FLOAT_FORMATS(X)
 #undef X

@@ -260,7 +260,7 @@ INLINE void tile(enum sl_mm_codes kind, enum sl_mm_scales scales, int shift, con
     {                                                                                              \
         for (int i = 0; i < w->tiles; i++)                                                         \
             tile(kind, scale, shift, w->codes + i * w->stride, w->scales + i * w->stride, a, row,  \
-                 rows, acc + i * rows * SL_MM_LANES);                                              \
+                 rows, acc + i * SL_MM_ACC);                                                       \
     }
 SL_MM_FORMATS(X)
 #undef X

@@ -9,8 +9,7 @@
 #include <string.h>
 
 #include "kernels/cpu/x86/matmul_avx512.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/cpu/x86/matmul_avx512_group.h"
 
 /* ---- activations ---- */
 
@@ -42,113 +41,6 @@ void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int
         int32_t sum0 = _mm512_reduce_add_epi32(v0), sum1 = _mm512_reduce_add_epi32(v1);
         sl_mm_act_store(a, at, s, sum0, sum1);
     }
-}
-
-/* ---- codes and scales of a group ---- */
-
-/* The 8 quads of a group as unsigned bytes. */
-INLINE void unpack(enum sl_mm_codes kind, const uint8_t *p, __m512i w[8])
-{
-    if (kind == SL_MM_C8) {
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) w[j] = _mm512_load_si512(p + 64 * j);
-        return;
-    }
-    const __m512i low = _mm512_set1_epi8(15);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        __m512i b = _mm512_load_si512(p + 64 * j);
-        w[j] = _mm512_and_si512(b, low);
-        w[j + 4] = _mm512_and_si512(_mm512_srli_epi32(b, 4), low);
-    }
-    enum { OR_AND = 0xea }; /* ternary logic: a & b | c */
-    if (kind == SL_MM_C5) {
-        const __m512i bit = _mm512_set1_epi8(16);
-        __m512i h = _mm512_load_si512(p + 256);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            w[j] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, (unsigned)(4 - j)), bit, w[j],
-                                             OR_AND);
-#pragma GCC unroll 4
-        for (int j = 4; j < 8; j++)
-            w[j] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(h, (unsigned)(j - 4)), bit, w[j],
-                                             OR_AND);
-    }
-    if (kind == SL_MM_C6) {
-        const __m512i bits = _mm512_set1_epi8(0x30);
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) {
-            __m512i h = _mm512_load_si512(p + 256 + 64 * i), *v = w + 4 * i;
-            v[0] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, 4), bits, v[0], OR_AND);
-            v[1] = _mm512_ternarylogic_epi32(_mm512_slli_epi32(h, 2), bits, v[1], OR_AND);
-            v[2] = _mm512_ternarylogic_epi32(h, bits, v[2], OR_AND);
-            v[3] = _mm512_ternarylogic_epi32(_mm512_srli_epi32(h, 2), bits, v[3], OR_AND);
-        }
-    }
-}
-
-/* scale*code + min of a group; K16 has two scales. */
-struct factors {
-    __m512 scale[2], min;
-};
-
-INLINE __m512 halves(const uint8_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
-}
-
-INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64_t g,
-                                 int64_t groups)
-{
-    struct factors f;
-    const uint8_t *super = p + g / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32);
-    const uint8_t *sub = p + groups / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32) + g * 32;
-    __m128i s0, s1;
-    switch (kind) {
-    case SL_MM_D:
-        f.scale[0] = halves(p + g * 32);
-        break;
-    case SL_MM_DM:
-        f.scale[0] = halves(p + g * 64);
-        f.min = halves(p + g * 64 + 32);
-        break;
-    case SL_MM_K: /* products of a half and a byte are exact in fp32 */
-        s0 = _mm_load_si128((const __m128i *)sub);
-        s1 = _mm_load_si128((const __m128i *)(sub + 16));
-        f.scale[0] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s0)));
-        f.min = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), halves(super + 32)),
-                              _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s1)));
-        break;
-    case SL_MM_K16:
-        s0 = _mm_load_si128((const __m128i *)sub);
-        s1 = _mm_load_si128((const __m128i *)(sub + 16));
-        f.scale[0] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s0)));
-        f.scale[1] = _mm512_mul_ps(halves(super), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s1)));
-        break;
-    case SL_MM_NONE:
-        break;
-    }
-    return f;
-}
-
-/* Asks for group g of tile t, or for the same tile of the next span when g is past the end. Tiles
- * are too short for the hardware's prefetchers to be of use: without this a core gets two thirds of
- * what it can read. Past the matrix's end it asks in vain. */
-enum { PREFETCH_GROUPS = 12 };
-
-INLINE void prefetch(enum sl_mm_codes kind, enum sl_mm_scales scales, const struct sl_mm_span *in,
-                     int t, int tiles, int64_t g, int64_t groups)
-{
-    int bytes = sl_mm_code_bytes(kind), scale_bytes = scales == SL_MM_DM ? 64 : 32;
-    size_t skip = (size_t)t * in->stride;
-    if (g >= groups) {
-        g -= groups;
-        skip += (size_t)tiles * in->stride;
-    }
-    const uint8_t *c = in->codes + skip + g * bytes;
-#pragma GCC unroll 8
-    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)c + i, _MM_HINT_T0);
-    _mm_prefetch((const char *)in->scales + skip + g * scale_bytes, _MM_HINT_T0);
 }
 
 /* ---- products ---- */
@@ -218,7 +110,8 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     struct factors f[SL_MM_SPAN];
     __m512 sum[SL_MM_SPAN] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     int64_t ahead = groups < PREFETCH_GROUPS ? groups : PREFETCH_GROUPS;
-    if (rows > 1) memset(acc, 0, (size_t)(tiles * rows * SL_MM_LANES) * sizeof *acc);
+    if (rows > 1)
+        memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
     for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
@@ -233,14 +126,14 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
         float *at = acc;
         for (int r = 0; r < rows; r++, at += SL_MM_LANES) {
 #pragma GCC unroll 2
-            for (int t = 0; t < tiles; t++) sum[t] = _mm512_load_ps(at + t * rows * SL_MM_LANES);
+            for (int t = 0; t < tiles; t++) sum[t] = _mm512_load_ps(at + t * SL_MM_ACC);
             step(scales, shift, tiles, w, f, a, g * a->n + row + r, sum);
 #pragma GCC unroll 2
-            for (int t = 0; t < tiles; t++) _mm512_store_ps(at + t * rows * SL_MM_LANES, sum[t]);
+            for (int t = 0; t < tiles; t++) _mm512_store_ps(at + t * SL_MM_ACC, sum[t]);
         }
     }
     if (rows == 1)
-        for (int t = 0; t < tiles; t++) _mm512_store_ps(acc + t * SL_MM_LANES, sum[t]);
+        for (int t = 0; t < tiles; t++) _mm512_store_ps(acc + t * SL_MM_ACC, sum[t]);
 }
 
 /* One activation row apart from several, one tile apart from two: each a loop without branches. */
