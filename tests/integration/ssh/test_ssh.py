@@ -24,13 +24,15 @@ PROMPT = ["-p", "The capital of France is", "-n", "24", "--temp", "0"]
 RUN_S = 120  # no command may take longer
 FAIL_S = 60  # nor an error
 
+NEAR, FAR = f"near-{os.getpid()}", f"far-{os.getpid()}"  # so that we know our processes
+
 CLUSTER = """\
 cluster: through-ssh
 model: {{path: smollm2, context: 512, sequences: 2}}
 nodes:
-  - name: here
+  - name: {near}
     devices: [{{cpu: 0}}]
-  - name: there
+  - name: {far}
     launch: ssh
     ssh: "{user}@127.0.0.1"
     ssh_port: {port}
@@ -106,7 +108,7 @@ def run(*args, timeout=RUN_S):
 
 
 def stage_processes():
-    """Processes of our program that run a stage: [(pid, words)]."""
+    """The command lines of our stages that run: lists of words."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -114,15 +116,15 @@ def stage_processes():
                 words = f.read().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if words[0] == SLUICE and "stage" in words[1:2]:
-            found.append((int(pid), words))
+        if words[0] == SLUICE and any(w.startswith((NEAR, FAR)) for w in words):
+            found.append(words)
     return found
 
 
 class ThroughSsh(unittest.TestCase):
     def cluster(self, **change):
         values = {"user": pwd.getpwuid(os.geteuid()).pw_name, "port": sshd.port, "dir": sshd.folder,
-                  "program": SLUICE, "model": ""}
+                  "program": SLUICE, "model": "", "near": NEAR, "far": FAR}
         values.update(change)
         path = os.path.join(sshd.folder, self.id().rsplit(".", 1)[1] + ".yaml")
         with open(path, "w") as f:
@@ -164,8 +166,8 @@ class ThroughSsh(unittest.TestCase):
             while line and not line.startswith("ready"):
                 line = p.stdout.readline()
             self.assertTrue(line, "serve ended before it was ready")
-            joined = [w for _, w in stage_processes() if any(x.startswith("there/") for x in w)]
-            self.assertEqual(len(joined), 2)
+            joined = stage_processes()
+            self.assertEqual(len(joined), 3)
             key = [x for w in joined for x in w if "key" in x and x != "--key-stdin"]
             self.assertEqual(key, [])  # the join key is on no command line
         finally:
@@ -177,10 +179,10 @@ class ThroughSsh(unittest.TestCase):
         self.assertEqual(stage_processes(), [])
 
     def test_wrong_port(self):
-        self.assert_fails_with(self.cluster(port=free_port()), "there/", "refused")
+        self.assert_fails_with(self.cluster(port=free_port()), FAR + "/", "refused")
 
     def test_wrong_program(self):
-        self.assert_fails_with(self.cluster(program="/nonexistent/sluice"), "there/", "/nonexistent/sluice")
+        self.assert_fails_with(self.cluster(program="/nonexistent/sluice"), FAR + "/", "/nonexistent/sluice")
 
     def test_wrong_model_there(self):
         self.assert_fails_with(self.cluster(model="    model: /nonexistent/m.gguf\n"), "/nonexistent/m.gguf")
@@ -189,7 +191,7 @@ class ThroughSsh(unittest.TestCase):
         keys = f"{sshd.folder}/authorized_keys"
         os.rename(keys, keys + ".away")
         try:
-            self.assert_fails_with(self.cluster(), "there/", "ermission denied")
+            self.assert_fails_with(self.cluster(), FAR + "/", "ermission denied")
         finally:
             os.rename(keys + ".away", keys)
 
