@@ -325,7 +325,9 @@ static int show(struct sl_remote *r, const struct sl_api_token *t, sl_remote_tok
     struct sl_remote_token token = {t->id, text, t->text_len, t->logprob, top, t->n_top};
     int stop = fn(arg, &token);
     free(text);
-    return stop ? sl_remote_cancel(r) : 0;
+    if (stop && sl_remote_cancel(r))
+        return fail(r, SL_REMOTE_LOST, "the connection to the server broke; connect again");
+    return 0;
 }
 
 static void take_done(const struct sl_api_done *d, struct sl_remote_result *out)

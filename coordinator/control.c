@@ -522,17 +522,40 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
     if (r) sl_service_give_up(s, &err);
 }
 
+/* Whether the stage has reported micro-batch `slot`, or a later one, as done. */
+static int has_done(const struct stage_peer *p, uint64_t slot)
+{
+    if (!p->timeline_len) return 0;
+    return p->timeline[(p->timeline_at + p->timeline_len - 1) % SL_TIMELINE_MAX].slot >= slot;
+}
+
+void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns)
+{
+    const struct sl_plan *plan = sl_coord_plan(s->coord);
+    int i = 0;
+    while (i < plan->n_stages - 1 && has_done(&s->peers[plan->stages[i].device], slot)) i++;
+    char why[160];
+    snprintf(why, sizeof why, "it lives but has not answered micro-batch %llu for %.1f s", (unsigned long long)slot,
+             (double)age_ns / 1e9);
+    sl_control_down(s, plan->stages[i].device, why);
+}
+
 /* ---- time and life ---------------------------------------------------------------------------------------------- */
 
 void sl_control_tick(struct sl_service *s, uint64_t now)
 {
     int ping = now - s->pinged_ns >= (uint64_t)SL_CTL_REPORT_MS * 1000000;
     if (ping) s->pinged_ns = now;
+    /* When we ourselves did not run (stopped, starved), what the stages said in the meantime is still unread: silence counts
+     * from now. */
+    int slept = s->ticked_ns && now - s->ticked_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000 / 2;
+    s->ticked_ns = now;
     for (int i = 0; i < s->cluster->n_devices; i++) {
         struct stage_peer *p = &s->peers[i];
         if (!p->ctl) continue;
         struct sl_ctl m = {.kind = SL_CTL_PING};
         if (ping) sl_ctl_conn_send(p->ctl, &m);
+        if (slept) p->heard_ns = now;
         if (now > p->heard_ns && now - p->heard_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000) {
             char why[80];
             snprintf(why, sizeof why, "silent for %.1f s", (double)(now - p->heard_ns) / 1e9);

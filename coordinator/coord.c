@@ -29,6 +29,7 @@ struct sl_coord {
     int *sample_of, *score_of; /* [sequences] scratch: index into the results, by sequence slot */
     int draining, drained;
     uint64_t last_ns, work_ns;
+    uint64_t longest_ns; /* that a micro-batch was on its way */
     uint64_t generated_tokens, finished, failed, cancelled, refused;
 };
 
@@ -370,6 +371,7 @@ static void on_results(struct sl_coord *c, const struct sl_event *in)
         return; /* of a pipeline that is no more */
     struct sl_flight *f = sl_sched_land(&c->sched, in->results.slot);
     if (!f) return; /* told twice */
+    c->longest_ns = SL_MAX(c->longest_ns, in->now_ns - f->sent_ns);
     index_results(c, f, v);
     for (int i = 0; i < f->batch.n_seqs; i++) {
         const struct sl_share *share = &f->shares[i];
@@ -383,6 +385,33 @@ static void on_results(struct sl_coord *c, const struct sl_event *in)
             on_scored(c, r, in->results.slot, share, score < 0 ? NULL : &v->scored[score],
                       in->now_ns);
     }
+}
+
+/* ---- time ---- */
+
+/* How long a micro-batch may be on its way before we say that a stage hangs. */
+static uint64_t stall_limit(const struct sl_coord *c)
+{
+    const struct sl_plan *plan = &c->members.plan;
+    double step_ns = 0;
+    int rows = 0;
+    for (int i = 0; i < plan->n_stages; i++) step_ns += plan->stages[i].step_ns;
+    for (int i = 0; i < c->sched.micro_batches; i++)
+        if (c->sched.flights[i].slot) rows += c->sched.flights[i].batch.n_rows;
+    uint64_t limit = SL_MAX(SL_STALL_NS, SL_STALL_LONGEST * c->longest_ns);
+    double predicted = SL_STALL_PREDICTED * step_ns * rows;
+    return predicted < 1e18 ? SL_MAX(limit, (uint64_t)predicted) : UINT64_MAX;
+}
+
+/* Deaths are told to us; a stage that lives, says so and never answers is noticed here only. */
+static void watch(struct sl_coord *c, uint64_t now_ns)
+{
+    const struct sl_flight *f = c->members.serving ? sl_sched_oldest(&c->sched) : NULL;
+    if (!f || now_ns - f->sent_ns <= stall_limit(c)) return;
+    struct sl_effect *e = sl_sink_add(&c->fx, SL_FX_STALLED);
+    e->stalled.epoch = c->members.epoch;
+    e->stalled.slot = f->slot;
+    e->stalled.age_ns = now_ns - f->sent_ns;
 }
 
 /* ---- the step ---- */
@@ -409,6 +438,7 @@ static void apply(struct sl_coord *c, const struct sl_event *in)
         return;
     case SL_EV_TICK:
         on_news(c, sl_members_tick(m, in->now_ns, &c->fx), d);
+        watch(c, in->now_ns);
         return;
     case SL_EV_SUBMIT:
         on_submit(c, in->submit, in->now_ns);

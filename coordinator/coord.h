@@ -25,6 +25,11 @@ struct sl_coord;
 #define SL_STOP_LEN_MAX 256   /* bytes of one stop string */
 #define SL_RESTARTS_MAX 5     /* restarts of one stage in SL_RESTART_WINDOW_NS before the cluster is given up as failed */
 #define SL_RESTART_WINDOW_NS 60000000000ull
+/* A micro-batch that has been on its way for longer than all three of these is overdue: a stage lives and will not answer. Each
+ * is far above what an honest step takes; the last two grow with slow devices and large models. */
+#define SL_STALL_NS 30000000000ull
+#define SL_STALL_LONGEST 20   /* times the longest that any micro-batch of this pipeline took */
+#define SL_STALL_PREDICTED 1  /* times the plan's decode step (weights read once) for every row in flight, as if one by one */
 
 struct sl_coord_params {
     struct sl_plan_model model;
@@ -101,7 +106,9 @@ enum sl_effect_kind {
     SL_FX_FAIL,    /* request or (id 0) the whole cluster failed */
     SL_FX_SERVING, /* the pipeline works (again) */
     SL_FX_BROKEN,  /* the pipeline stopped: a stage died; device, fail.code and fail.message; its requests' FAILs follow */
-    SL_FX_DRAINED
+    SL_FX_DRAINED,
+    SL_FX_STALLED  /* micro-batch stalled.slot of stalled.epoch is overdue: find out which stage has not done it and say DOWN
+                    * for it; repeated with every TICK until that, or the answer, comes */
 };
 
 struct sl_effect {
@@ -117,6 +124,7 @@ struct sl_effect {
         struct { enum sl_finish reason; int prompt_tokens, completion_tokens; const char *text; size_t text_len; /* held-back rest */
                  struct sl_timings timings; } done;
         struct { int code; const char *message; } fail;
+        struct { uint32_t epoch; uint64_t slot, age_ns; } stalled;
     };
 };
 

@@ -1,8 +1,9 @@
 /* http.h - the OpenAI-compatible HTTP API, on libwebsockets running in our libuv loop.
  *
- * HTTP/1.1 with keep-alive; bodies by Content-Length or chunked; answers whole or as server-sent
- * events. No CORS headers are sent: put a proxy in front when browsers of other origins shall use
- * it. Everything runs on the loop thread. */
+ * HTTP/1.1, kept alive after requests with a counted body (a client that pipelines gets its first
+ * answer); bodies by Content-Length or chunked; answers whole or as server-sent events. No CORS
+ * headers are sent: put a proxy in front when browsers of other origins shall use it. Everything
+ * runs on the loop thread. */
 #ifndef SL_COORDINATOR_HTTP_H
 #define SL_COORDINATOR_HTTP_H
 

@@ -1,12 +1,15 @@
 /* http_conn.c - the life of one HTTP connection between libwebsockets' events and the endpoints.
  *
  * libwebsockets parses heads, counts bodies and watches the socket; we decide what is accepted and
- * lay out the answer's bytes. Three habits of its version 4.1 shape this file:
+ * lay out the answer's bytes. Habits of its version 4.1 shape this file:
  *   - it does not decode chunked bodies: their raw bytes come as an endless body, http_body.c
  * decodes them, and the connection closes after the answer;
  *   - while an answer is being made it keeps reading, which is how we notice at once that a client
- * left; when the client sends another request meanwhile it is called again and again without taking
- * the bytes (`spins` bounds that);
+ *     left. Bytes of a further request that come meanwhile it stores and offers again and again
+ *     (BODY_COMPLETION once more); a POST that it later parses from that store it confuses with its
+ * own head. So a connection is kept only after a request with a counted body and when nothing came
+ *     ahead of its time (`ahead`): clients that pipeline get their first answer and must connect
+ * again;
  *   - closing with unread bytes makes the kernel reset the connection and the answer may be lost:
  * after an early error we wait a little for the rest of the body (SL_HTTP_LINGERING). */
 #include <libwebsockets.h>
@@ -14,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "base/env.h"
 #include "base/log.h"
@@ -23,9 +27,11 @@
 
 #define WRITE_MAX 32768 /* bytes given to one lws_write */
 #define LINGER_S 2      /* seconds we wait for an unwanted body to end */
-#define SPINS_MAX 2000  /* empty wake-ups in SPIN_WINDOW_NS before a pipelining client is dropped  \
-                         */
+#define SPINS_MAX                                                                                  \
+    2000 /* empty wake-ups in SPIN_WINDOW_NS before a pipelining client is dropped                 \
+          */
 #define SPIN_WINDOW_NS 100000000ull
+#define DRAIN_MAX (1u << 20) /* bytes read and forgotten before a close */
 #define SECOND_NS 1000000000ull
 
 struct session { /* libwebsockets' per-connection memory */
@@ -181,6 +187,7 @@ static int read_framing(struct sl_http_conn *c, struct sl_api_error *e)
     }
     if (c->method == SL_HTTP_GET || c->method == SL_HTTP_HEAD || c->method == SL_HTTP_OPTIONS) {
         c->body_left = 0;
+        c->keep = 0; /* we should not notice what comes ahead */
         return 0;
     }
     c->has_body =
@@ -263,7 +270,9 @@ static int answer_early(struct sl_http_conn *c, const char *path, size_t n)
 static void begin_request(struct sl_http_conn *c)
 {
     c->route = NULL;
-    c->has_body = c->chunked_in = c->streaming = c->chunked_out = 0;
+    c->has_body = c->chunked_in = c->streaming = c->chunked_out = c->ahead = 0;
+    c->body_done = 0;
+    c->connection_at = 0;
     c->since_ns = sl_env_now_ns();
     c->spins = 0;
     c->state = SL_HTTP_BODY;
@@ -310,6 +319,7 @@ static int take_body(struct sl_http_conn *c, const char *in, size_t n)
         rc = sl_buf_add(&c->in, in, n);
     }
     if (rc == 1) {
+        c->body_done = 1;
         sl_http_dispatch(c);
         return 0;
     }
@@ -345,14 +355,34 @@ static int on_body(struct sl_http_conn *c, const char *in, size_t n)
     }
 }
 
+/* Forgets what has come already, so that closing does not reset the connection under the answer. */
+static void drain(struct sl_http_conn *c)
+{
+    char bytes[4096];
+    int fd = (int)lws_get_socket_fd(c->wsi);
+    shutdown(fd, SHUT_WR);
+    for (size_t n = 0; n < DRAIN_MAX; n += sizeof(bytes))
+        if (recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT) <= 0) return;
+}
+
 static int on_body_end(struct sl_http_conn *c)
 {
     if (!c || c->dead) return -1;
-    if (c->state == SL_HTTP_LINGERING) return -1;
+    if (c->state == SL_HTTP_LINGERING) {
+        drain(c);
+        return -1;
+    }
+    if (!c->body_done && c->state != SL_HTTP_BODY) { /* the end of a body that was refused */
+        c->body_done = 1;
+        return 0;
+    }
+    c->body_done = 1;
     if (c->state == SL_HTTP_BODY) {
         sl_http_dispatch(c);
         return 0;
     }
+    c->ahead = 1;
+    c->keep = 0;
     /* Already at work on this request: the client has sent the next one and libwebsockets keeps its
      * bytes until we are done. When more of them wait in the socket it calls again at once, for
      * ever. */
@@ -374,20 +404,22 @@ static int on_body_end(struct sl_http_conn *c)
  * ----------------------------------------------------------------------------------------------------
  */
 
+/* The answer is out: on to the next request, or to the end. Returns what the callback shall. */
 static int finish(struct sl_http_conn *c)
 {
-    int body_left =
-        c->has_body && (c->chunked_in ? c->chunks.left || c->keep == 0 : c->body_left > 0);
-    if (c->keep && !body_left) {
+    if (c->has_body && !c->body_done) {
+        c->state = SL_HTTP_LINGERING;
+        c->sent_ns = sl_env_now_ns();
+        lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_OK, LINGER_S);
+        return 0;
+    }
+    if (c->keep) {
         c->state = SL_HTTP_WAITING;
         c->streaming = 0;
         return lws_http_transaction_completed(c->wsi) ? -1 : 0;
     }
-    if (!body_left) return -1;
-    c->state = SL_HTTP_LINGERING;
-    c->sent_ns = sl_env_now_ns();
-    lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_OK, LINGER_S);
-    return 0;
+    drain(c);
+    return -1;
 }
 
 static int on_writable(struct sl_http_conn *c)
@@ -395,8 +427,12 @@ static int on_writable(struct sl_http_conn *c)
     unsigned char bytes[LWS_PRE + WRITE_MAX];
     if (!c) return 0;
     if (c->dead) return -1;
+    if (c->connection_at && !c->keep && c->out_pos <= c->connection_at)
+        memcpy(c->out.data + c->connection_at, "close     ",
+               10); /* learnt since the head was made */
     size_t n = SL_MIN(c->out.len - c->out_pos, (size_t)WRITE_MAX);
     if (n) {
+        c->connection_at = 0;
         memcpy(bytes + LWS_PRE, c->out.data + c->out_pos, n);
         if (lws_write(c->wsi, bytes + LWS_PRE, n, LWS_WRITE_HTTP) < (int)n) return -1;
         c->out_pos += n;
@@ -408,9 +444,12 @@ static int on_writable(struct sl_http_conn *c)
             sl_buf_consume(&c->out, c->out_pos);
             c->out_pos = 0;
         }
-        lws_callback_on_writable(c->wsi);
-        return 0;
+        if (c->out.len || lws_partial_buffered(c->wsi)) {
+            lws_callback_on_writable(c->wsi);
+            return 0;
+        }
     }
+    /* At once with the last byte: the client may send its next request as soon as it has that. */
     return c->state == SL_HTTP_SENDING ? finish(c) : 0;
 }
 

@@ -55,13 +55,15 @@ struct sl_http_conn {
     enum sl_http_method method;
     const struct sl_http_route *route;
     int http10, keep; /* keep: another request may follow */
-    int has_body;
+    int has_body, body_done;
+    int ahead; /* bytes of a further request came before this one was answered */
     int chunked_in;
     struct sl_http_chunks chunks;
     uint64_t body_left; /* Content-Length not yet received */
     struct sl_buf in;   /* the body */
     struct sl_buf out;  /* what is to be sent, from out_pos */
     size_t out_pos;
+    size_t connection_at; /* where the head in `out` says keep-alive, 0: nowhere or sent */
     int streaming, chunked_out;
     int dead;             /* being dropped: nothing goes in or out any more */
     uint64_t since_ns;    /* the request began */

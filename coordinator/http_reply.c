@@ -42,10 +42,10 @@ static const char *reason(int status)
 
 static int put_head(struct sl_http_conn *c, int status, const char *type, const char *extra)
 {
-    int rc = sl_buf_printf(&c->out, "HTTP/1.1 %d %s\r\n", status, reason(status));
+    int rc = sl_buf_printf(&c->out, "HTTP/1.1 %d %s\r\nConnection: ", status, reason(status));
+    c->connection_at = c->keep ? c->out.len : 0; /* may have to be unsaid */
+    rc |= sl_buf_puts(&c->out, c->keep ? "keep-alive\r\n" : "close\r\n");
     if (type) rc |= sl_buf_printf(&c->out, "Content-Type: %s\r\n", type);
-    rc |= sl_buf_puts(&c->out, c->keep ? (c->http10 ? "Connection: keep-alive\r\n" : "")
-                                       : "Connection: close\r\n");
     rc |= sl_buf_puts(&c->out, extra ? extra : "");
     return rc;
 }

@@ -92,7 +92,7 @@ struct sl_service {
     int n_pending;
     struct stage_peer *peers; /* [n_devices] */
     uv_timer_t tick;
-    uint64_t pinged_ns;
+    uint64_t pinged_ns, ticked_ns;
 
     struct sl_map replies; /* request id -> struct reply_to */
     uint64_t next_id;
@@ -123,6 +123,8 @@ void sl_control_tick(struct sl_service *s, uint64_t now_ns);
 void sl_control_launch(struct sl_service *s, int device);
 void sl_control_load(struct sl_service *s, int device, const struct sl_effect *fx);
 void sl_control_wire(struct sl_service *s, uint32_t epoch);
+/* Micro-batch `slot` is overdue: takes down the first stage, in pipeline order, that has not reported it done. */
+void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns);
 void sl_control_drain(struct sl_service *s);
 /* The stage is gone: forget its connection, kill its process, tell the coordinator's brain. */
 void sl_control_down(struct sl_service *s, int device, const char *why);

@@ -417,6 +417,7 @@ struct sl_flight *sl_sched_form(struct sl_sched *s, uint64_t now_ns)
         return NULL;
     }
     s->last_slot = f->slot;
+    f->sent_ns = now_ns;
     s->n_in_flight++;
     s->batches++;
     return f;
@@ -431,6 +432,16 @@ struct sl_flight *sl_sched_land(struct sl_sched *s, uint64_t slot)
             return &s->flights[i];
         }
     return NULL;
+}
+
+const struct sl_flight *sl_sched_oldest(const struct sl_sched *s)
+{
+    const struct sl_flight *oldest = NULL;
+    for (int i = 0; s->flights && i < s->micro_batches; i++) {
+        const struct sl_flight *f = &s->flights[i];
+        if (f->slot && (!oldest || f->slot < oldest->slot)) oldest = f;
+    }
+    return oldest;
 }
 
 void sl_sched_drop_flights(struct sl_sched *s)

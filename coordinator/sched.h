@@ -58,6 +58,7 @@ struct sl_share {
  * request's). */
 struct sl_flight {
     uint64_t slot; /* 0 = free */
+    uint64_t sent_ns;
     struct sl_batch batch;
     struct sl_share *shares; /* [batch.n_seqs] */
     int32_t *tokens, *blocks;
@@ -112,6 +113,8 @@ struct sl_flight *sl_sched_form(struct sl_sched *s, uint64_t now_ns);
 /* Its results came: the flight with this number, no longer in flight (contents good until the next
  * form), or NULL. */
 struct sl_flight *sl_sched_land(struct sl_sched *s, uint64_t slot);
+/* The one in flight for longest, NULL when there is none. */
+const struct sl_flight *sl_sched_oldest(const struct sl_sched *s);
 /* The request a share belongs to, NULL when it has left the slot since. */
 struct sl_request *sl_sched_owner(const struct sl_sched *s, const struct sl_share *share);
 /* r has got its next token: it may decode on. */

@@ -103,6 +103,9 @@ static void perform(struct sl_service *s, const struct sl_effect *fx)
     case SL_FX_BROKEN:
         s->serving = 0;
         break;
+    case SL_FX_STALLED:
+        sl_control_stalled(s, fx->stalled.slot, fx->stalled.age_ns);
+        break;
     case SL_FX_DRAINED:
         finish_stop(s);
         break;
