@@ -97,7 +97,8 @@ def check_help(tree):
         return [f"{tree.program}: missing; build first"]
     out = []
     top = run([tree.program, "--help"], stdin=subprocess.DEVNULL, timeout=20)
-    commands = re.findall(r"^  ([a-z]+) +\S", top.stdout, re.M)
+    listed = top.stdout.split("\n\n`sluice COMMAND")[0]  # after it come examples
+    commands = re.findall(r"^  ([a-z]+) +\S", listed, re.M)
     if top.returncode or not commands:
         return [f"sluice --help: status {top.returncode}, {len(commands)} commands listed"]
     for name in commands:
