@@ -417,6 +417,7 @@ void sl_control_launch(struct sl_service *s, int device)
                                   .device = d,
                                   .on_exit = on_child_exit,
                                   .arg = p};
+    p->launched_ns = sl_env_now_ns();
     if (sl_launch(s->loop, &lp, &p->child, &err)) start_failed(s, device, &err);
 }
 
@@ -552,6 +553,11 @@ void sl_control_tick(struct sl_service *s, uint64_t now)
     s->ticked_ns = now;
     for (int i = 0; i < s->cluster->n_devices; i++) {
         struct stage_peer *p = &s->peers[i];
+        if (p->child && !p->ctl && now > p->launched_ns && now - p->launched_ns > (uint64_t)SL_JOIN_MS * 1000000) {
+            char late[80];
+            snprintf(late, sizeof late, "it was started and has not joined for %d s", SL_JOIN_MS / 1000);
+            sl_control_down(s, i, late);
+        }
         if (!p->ctl) continue;
         struct sl_ctl m = {.kind = SL_CTL_PING};
         if (ping) sl_ctl_conn_send(p->ctl, &m);

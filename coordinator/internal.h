@@ -16,6 +16,7 @@
 #define SL_MAX_ROWS 512         /* rows of a micro-batch */
 #define SL_TICK_MS 50           /* the coordinator's clock event */
 #define SL_HELLO_MS 5000        /* an accepted connection must say Hello within this time */
+#define SL_JOIN_MS 60000         /* a process we started must have joined within this time, ssh included */
 #define SL_PENDING_MAX 64       /* accepted connections that have not said Hello yet */
 #define SL_TIMELINE_MAX 4096    /* step records kept per stage */
 
@@ -26,7 +27,7 @@ struct stage_peer {
     struct sl_ctl_conn *ctl;  /* NULL: not connected */
     void *link_end;           /* what ctl's callbacks get; owned */
     struct sl_child *child;   /* NULL: not started by us, or gone */
-    uint64_t heard_ns;
+    uint64_t heard_ns, launched_ns;
     /* facts of Hello; strings are owned */
     char *host_id, *process_id, *cpu, *backend, *transports;
     struct sl_ctl_port ports[SL_HUB_PORTS_MAX];

@@ -18,6 +18,7 @@
 #include "base/sl_assert.h"
 
 #define LAST_WORDS_MS 500
+#define REAP_MS 2000 /* a killed process that the kernel does not give back (a device hangs, a debugger holds it) is not waited for */
 #define LINE_MAX_BYTES 2000 /* of a child's stderr line; longer ones are cut */
 #define ARGS_MAX 48
 #define CPUS_TEXT_MAX 8192  /* bytes of a --cpus argument */
@@ -308,4 +309,5 @@ void sl_child_abandon(struct sl_child *c)
 {
     c->on_exit = NULL;
     sl_child_kill(c, SIGKILL);
+    if (!c->exited && !c->reported) uv_timer_start(&c->last_words, on_last_words, REAP_MS, 0);
 }

@@ -94,8 +94,9 @@ static void submit(uint64_t id, int n_tokens, int max_tokens)
 /* The effects of the last step, in words. */
 static const char *effects(void)
 {
-    static const char *const kinds[] = {"launch", "load", "wire",    "batch",  "token",  "scored",
-                                        "done",   "fail", "serving", "broken", "drained"};
+    static const char *const kinds[] = {"launch",  "load",   "wire",    "batch",
+                                        "token",   "scored", "done",    "fail",
+                                        "serving", "broken", "drained", "stalled"};
     static char text[1024];
     text[0] = 0;
     for (size_t i = 0; i < fx.len; i++) {
@@ -323,6 +324,61 @@ static void test_bad_answers(void **state)
     sl_coord_destroy(C);
 }
 
+/* A stage that lives and never answers: overdue after SL_STALL_NS, or later where micro-batches
+ * have been slow; told with every tick until a stage is declared down. */
+static void test_stall(void **state)
+{
+    (void)state;
+    open_coord(2, 4, 1, 8);
+    serve(2, 500);
+    tick(3 * SL_STALL_NS);
+    assert_string_equal(effects(), ""); /* nothing is on its way */
+    uint64_t sent = now;
+    submit(1, 4, 3);
+    assert_string_equal(effects(), "batch@0 ");
+    uint64_t slot = fx.v[0].batch.slot;
+    tick(sent + SL_STALL_NS);
+    assert_string_equal(effects(), "");
+    now = sent + SL_STALL_NS; /* late, yet it comes */
+    struct sl_sampled sampled = {.seq = 0, .pos = 4, .token = 7};
+    struct sl_results results = {.n_sampled = 1, .sampled = &sampled};
+    step((struct sl_event){.kind = SL_EV_RESULTS, .results = {1, slot, &results}});
+    assert_string_equal(effects(), "token#1 batch@0 ");
+    slot = fx.v[1].batch.slot;
+    sent = now;
+    uint64_t limit = SL_STALL_LONGEST * SL_STALL_NS; /* this pipeline is slow, we have seen */
+    tick(sent + limit);
+    assert_string_equal(effects(), "");
+    for (int i = 0; i < 2; i++) {
+        tick(sent + limit + 1);
+        assert_string_equal(effects(), "stalled ");
+        assert_true(fx.v[0].stalled.slot == slot && fx.v[0].stalled.epoch == 1 &&
+                    fx.v[0].stalled.age_ns == limit + 1);
+    }
+    down(1);
+    assert_string_equal(effects(), "broken@1 fail#1 ");
+    tick(now + 50 * MS);
+    assert_string_equal(effects(), "");
+    sl_coord_destroy(C);
+}
+
+/* The plan says how slow the devices are: what a large model takes is not taken for a hang. */
+static void test_slow_is_no_stall(void **state)
+{
+    (void)state;
+    open_coord(1, 4, 1, 8);
+    hints[0].bandwidth = 4000 / 1e3; /* the weights take 1000 s to read */
+    serve(1, 500);
+    submit(1, 4, 3);
+    double step_ns = sl_coord_plan(C)->stages[0].step_ns;
+    assert_true(step_ns * 4 > (double)SL_STALL_NS);
+    tick((uint64_t)(step_ns * 4));
+    assert_string_equal(effects(), "");
+    tick((uint64_t)(step_ns * 4) + MS);
+    assert_string_equal(effects(), "stalled ");
+    sl_coord_destroy(C);
+}
+
 /* Results of one of two micro-batches of 256 running sequences in, the next micro-batch out.
  * Printed, not judged. */
 #define STEPS 2000
@@ -396,10 +452,16 @@ static void measure_step(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_start),       cmocka_unit_test(test_death),
-        cmocka_unit_test(test_given_up),    cmocka_unit_test(test_external),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_plan),
-        cmocka_unit_test(test_bad_answers), cmocka_unit_test(measure_step),
+        cmocka_unit_test(test_start),
+        cmocka_unit_test(test_death),
+        cmocka_unit_test(test_given_up),
+        cmocka_unit_test(test_external),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_plan),
+        cmocka_unit_test(test_bad_answers),
+        cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_slow_is_no_stall),
+        cmocka_unit_test(measure_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

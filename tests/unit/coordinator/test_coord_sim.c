@@ -465,6 +465,9 @@ static void perform(const struct sl_effects *fx)
             S.serving = 0;
             S.broken++;
             break;
+        case SL_FX_STALLED:
+            CHECK(!"a stall: the simulated stages answer or die");
+            break;
         case SL_FX_DRAINED:
             CHECK(!S.drained);
             S.drained = 1;
