@@ -89,26 +89,44 @@ static void quantize(const struct call *c, int64_t from, int64_t to)
     }
 }
 
-/* Writes the sums of one tile, acc[rows][16], to the outputs. */
-static void finish(const struct sl_product *p, int64_t tile, int row, int rows,
-                   const float *restrict acc)
+/* One row of one tile: sum[16] to out[lanes]. */
+static void finish_row(const float *restrict sum, const float *bias, int flags, int lanes,
+                       float *restrict out)
 {
-    int64_t n_out = p->w->rows, first = tile * SL_MM_LANES;
-    int lanes = (int)SL_MIN((int64_t)SL_MM_LANES, n_out - first);
-    float bias[SL_MM_LANES] = {0};
-    if (p->bias) memcpy(bias, p->bias + first, (size_t)lanes * sizeof *bias);
-    for (int r = 0; r < rows; r++, acc += SL_MM_LANES) {
-        float *restrict out = p->out + (row + r) * n_out + first;
-        float sum[SL_MM_LANES];
-        for (int i = 0; i < SL_MM_LANES; i++) sum[i] = acc[i] + bias[i];
-        if (lanes < SL_MM_LANES)
-            for (int i = 0; i < lanes; i++)
-                out[i] = p->flags & SL_MATMUL_ADD ? out[i] + sum[i] : sum[i];
-        else if (p->flags & SL_MATMUL_ADD)
-            for (int i = 0; i < SL_MM_LANES; i++) out[i] += sum[i];
-        else
-            memcpy(out, sum, sizeof sum);
+    if (!bias && !(flags & SL_MATMUL_ADD) && lanes == SL_MM_LANES) {
+        memcpy(out, sum, SL_MM_LANES * sizeof *out);
+        return;
     }
+    float v[SL_MM_LANES];
+    memcpy(v, sum, sizeof v);
+    for (int i = 0; bias && i < lanes; i++) v[i] += bias[i];
+    if (lanes == SL_MM_LANES && flags & SL_MATMUL_ADD)
+        for (int i = 0; i < SL_MM_LANES; i++) out[i] += v[i];
+    else
+        for (int i = 0; i < lanes; i++) out[i] = flags & SL_MATMUL_ADD ? out[i] + v[i] : v[i];
+}
+
+/* Writes the sums of neighbouring tiles, acc[tile][row][16], to the outputs. */
+static void finish(const struct sl_product *p, int64_t tile, int tiles, int row, int rows,
+                   const float *acc)
+{
+    int64_t n_out = p->w->rows;
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tiles; t++) {
+            int64_t first = (tile + t) * SL_MM_LANES;
+            finish_row(acc + t * SL_MM_ACC + r * SL_MM_LANES, p->bias ? p->bias + first : NULL,
+                       p->flags, (int)SL_MIN((int64_t)SL_MM_LANES, n_out - first),
+                       p->out + (row + r) * n_out + first);
+        }
+}
+
+/* Asks for the outputs before the sums are made: rows lie far apart, and the writes would wait for
+ * them. */
+static void prefetch_out(const struct sl_product *p, int64_t tile, int tiles, int row, int rows)
+{
+    const float *out = p->out + row * p->w->rows + tile * SL_MM_LANES;
+    for (int r = 0; r < rows; r++, out += p->w->rows)
+        for (int t = 0; t < tiles; t++) __builtin_prefetch(out + t * SL_MM_LANES, 1);
 }
 
 /* Units [from, to) of all (chunk, tile) pairs, tiles running fastest. */
@@ -124,9 +142,9 @@ static void multiply(const struct call *c, int64_t from, int64_t to)
         struct sl_mm_span w = {.codes = t->data + (size_t)tile * t->bytes, .stride = t->bytes};
         w.scales = w.codes + t->scales_at;
         w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
+        prefetch_out(&c->p[i], tile, w.tiles, row, rows);
         c->k->tile[c->p[i].w->type](&w, &c->act, row, rows, acc);
-        for (int j = 0; j < w.tiles; j++)
-            finish(&c->p[i], tile + j, row, rows, acc + j * SL_MM_ACC);
+        finish(&c->p[i], tile, w.tiles, row, rows, acc);
         from += w.tiles;
     }
 }
