@@ -29,7 +29,7 @@ struct sl_generate_options {
     {SL_CONF_FLOAT, "--repeat-penalty", "X", offsetof(T, generate.repeat_penalty), "1 is off", 0.01, 100},                    \
     {SL_CONF_FLOAT, "--presence-penalty", "X", offsetof(T, generate.presence_penalty), "0 is off", -100, 100},                \
     {SL_CONF_FLOAT, "--frequency-penalty", "X", offsetof(T, generate.frequency_penalty), "0 is off", -100, 100},              \
-    {SL_CONF_INT, "-s --seed", "N", offsetof(T, generate.seed), "makes chance repeatable (default: random)", -1, 0},          \
+    {SL_CONF_INT, "-s --seed", "N", offsetof(T, generate.seed), "makes chance repeatable (default: random)", -1, 9e18},          \
     {SL_CONF_FLAG, "--ignore-eos", NULL, offsetof(T, generate.ignore_eos), "go on after the end token", 0, 0}
 
 /* Fills sampling and limits of *req. */

@@ -95,17 +95,18 @@ static int blocks_per_sequence(const struct planner *p)
 static int check_pin(const struct planner *p, int i, struct sl_err *err)
 {
     const struct sl_plan_device *d = &p->d[i];
+    /* messages name the last layer, as the topology file does */
     if (d->layer_from < 0 || d->layer_to <= d->layer_from || d->layer_to > p->m->n_layers)
         return sl_err_set(
             err, SL_EINPUT,
             "%s: layers [%d, %d] is no range of layers of this model; it has layers 0 to %d",
-            p->names[i], d->layer_from, d->layer_to, p->m->n_layers);
+            p->names[i], d->layer_from, d->layer_to - 1, p->m->n_layers - 1);
     for (int k = 0; k < i; k++) {
         const struct sl_plan_device *o = &p->d[k];
         if (is_pinned(o) && d->layer_from < o->layer_to && o->layer_from < d->layer_to)
             return sl_err_set(err, SL_EINPUT, "%s: layers [%d, %d] overlap [%d, %d] of %s",
-                              p->names[i], d->layer_from, d->layer_to, o->layer_from, o->layer_to,
-                              p->names[k]);
+                              p->names[i], d->layer_from, d->layer_to - 1, o->layer_from,
+                              o->layer_to - 1, p->names[k]);
     }
     return 0;
 }
@@ -145,7 +146,7 @@ static int check_gaps(const struct planner *p, struct sl_err *err)
             return sl_err_set(err, SL_EINPUT,
                               "%s: layers %d to %d belong to no device; widen a range or put a "
                               "device without layers %s",
-                              p->names[end ? last : q], layer, from,
+                              p->names[end ? last : q], layer, from - 1,
                               end ? "after it" : "before it");
         if (end) break;
         layer = p->d[q].layer_to;
@@ -255,7 +256,7 @@ static int is_short(const struct planner *p, int device, int from, int to, struc
         err, SL_ELIMIT,
         "the model does not fit: %s is %s short: %s layers %d to %d need %s with the KV cache of "
         "one sequence of %d tokens, and it has %s; %s, lower the context or take a smaller format",
-        p->names[device], sl_format_bytes(bytes - d->memory_bytes, more), role, from, to,
+        p->names[device], sl_format_bytes(bytes - d->memory_bytes, more), role, from, to - 1,
         sl_format_bytes(bytes, need), p->load->context, sl_format_bytes(d->memory_bytes, has),
         is_pinned(d) ? "give it fewer layers" : "add a device");
 }

@@ -254,13 +254,13 @@ static void test_pins(void **state)
     assert_true(p.stages[0].device == 2 && p.stages[1].device == 1 && p.stages[2].device == 0);
     assert_true(p.stages[1].layer_from == 3 && p.stages[1].layer_to == 8);
     d[1].layer_from = 3, d[1].layer_to = 9;
-    fails(&m, d, 3, SL_EINPUT, "alpha/1: layers [3, 9] overlap [8, 12] of alpha/0", "");
+    fails(&m, d, 3, SL_EINPUT, "alpha/1: layers [3, 8] overlap [8, 11] of alpha/0", "");
     d[1].layer_to = 7;
-    fails(&m, d, 3, SL_EINPUT, "layers 7 to 8 belong to no device", "");
+    fails(&m, d, 3, SL_EINPUT, "layers 7 to 7 belong to no device", "");
     d[1].layer_to = 8, d[0].layer_to = 13;
-    fails(&m, d, 3, SL_EINPUT, "alpha/0: layers [8, 13]", "layers 0 to 12");
+    fails(&m, d, 3, SL_EINPUT, "alpha/0: layers [8, 12]", "layers 0 to 11");
     d[0].layer_to = 11;
-    fails(&m, d, 3, SL_EINPUT, "layers 11 to 12 belong to no device", "alpha/0");
+    fails(&m, d, 3, SL_EINPUT, "layers 11 to 11 belong to no device", "alpha/0");
 }
 
 static void test_does_not_fit(void **state)
@@ -270,14 +270,14 @@ static void test_does_not_fit(void **state)
     struct sl_plan_device d[] = {{5000, 100, -1, -1}, {5000, 100, -1, -1}};
     /* A layer with the cache of one sequence takes 1016 bytes: four for the first, eight (8128
      * bytes) are left. */
-    fails(&m, d, 2, SL_ELIMIT, "alpha/1 is 3.1 KiB short", "layers 4 to 12 need 7.9 KiB");
+    fails(&m, d, 2, SL_ELIMIT, "alpha/1 is 3.1 KiB short", "layers 4 to 11 need 7.9 KiB");
     d[0] = (struct sl_plan_device){5000, 100, 0, 6};
-    fails(&m, d, 2, SL_ELIMIT, "alpha/0 is 1.1 KiB short: its layers 0 to 6 need 6.0 KiB",
+    fails(&m, d, 2, SL_ELIMIT, "alpha/0 is 1.1 KiB short: its layers 0 to 5 need 6.0 KiB",
           "fewer layers");
     d[0] = (struct sl_plan_device){5000, 100, 8, 12}; /* before the pinned one: layers 0 to 8 */
     d[1] = (struct sl_plan_device){5000, 100, -1, -1};
     struct sl_plan_device swapped[] = {d[1], d[0]};
-    fails(&m, swapped, 2, SL_ELIMIT, "alpha/0 is 3.1 KiB short", "layers 0 to 8");
+    fails(&m, swapped, 2, SL_ELIMIT, "alpha/0 is 3.1 KiB short", "layers 0 to 7");
     d[0] = (struct sl_plan_device){5000, 0, -1, -1};
     fails(&m, d, 2, SL_EINPUT, "alpha/0", "bandwidth");
 }
