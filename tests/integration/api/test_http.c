@@ -267,9 +267,9 @@ static void test_endpoints(void **state)
     json_decref(o);
     assert_int_equal(fx_ask(f, "GET", "/metrics", NULL, &b), 200);
     assert_non_null(strstr(b.data, "sluice:kv_cache_usage_perc{model_name=\"Fake Model\"} 0.25\n"));
-    assert_non_null(
-        strstr(b.data, "sluice:link_bytes_total{model_name=\"Fake "
-                       "Model\",stage=\"1\",device=\"fake/1\",transport=\"local\"} 4096\n"));
+    assert_non_null(strstr(b.data,
+                           "sluice:link_bytes_total{model_name=\"Fake "
+                           "Model\",stage=\"1\",device=\"fake/1\",transport=\"local\"} 4096\n"));
     assert_int_equal(fx_ask(f, "GET", "/", NULL, &b), 200);
     assert_non_null(strstr(b.data, "Fake Model"));
     fake_script(f->service)->loading = 1;
