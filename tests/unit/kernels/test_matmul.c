@@ -398,7 +398,8 @@ static void test_rows_agree(void **ctx)
     if (count < 2) skip();
 }
 
-int main(void)
+/* With an argument, only that CPU row. */
+int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),      cmocka_unit_test(test_long_batch),
@@ -411,6 +412,7 @@ int main(void)
     for (int i = 0; i < 3; i++)
         if (sl_pool_create(NULL, i + 1, &pools[i], NULL) != 0) return 1;
     for (int i = 0; i < n; i++) {
+        if (argc > 1 && strcmp(argv[1], rows[i]->row) != 0) continue;
         if ((sl_cpu_caps() & rows[i]->caps) != rows[i]->caps) {
             printf("the CPU row %s is not for this CPU\n", rows[i]->row);
             continue;
