@@ -24,7 +24,9 @@
 
 #define BACKLOG 256
 #define TICK_MS 1000
-#define SPARE_FDS 8 /* descriptors libwebsockets needs beside connections */
+#define FLUSH_MS 2000   /* that complete answers get to go out when the server stops */
+#define FLUSH_STEP_MS 5 /* between looks whether they have */
+#define SPARE_FDS 8     /* descriptors libwebsockets needs beside connections */
 
 struct sl_http {
     uv_loop_t *loop;
@@ -38,8 +40,9 @@ struct sl_http {
     uv_timer_t tick;
     uv_idle_t closer;
     int handles; /* of ours that are open */
+    uint64_t flush_until_ns;
     int closing; /* 1: to be destroyed, 2: libwebsockets is closing its handles, 3: ours */
-    int n_sockets;
+    int n_sockets, refused; /* refused: since the last tick */
     void (*done)(void *arg);
     void *done_arg;
 };
@@ -132,7 +135,9 @@ static void on_incoming(uv_poll_t *p, int status, int events)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
                    sizeof(one)); /* tokens are small and shall not wait */
         if (h->n_sockets >= SL_HTTP_CONNS_MAX) {
-            sl_log(SL_LOG_WARN, "http", "connection refused: %d are open already", h->n_sockets);
+            if (!h->refused++) /* one line a second */
+                sl_log(SL_LOG_WARN, "http", "connections refused: %d are open already",
+                       h->n_sockets);
             close(fd);
         } else if (sl_http_conn_adopt(h->vhost, fd)) {
             sl_log(SL_LOG_WARN, "http", "connection refused by libwebsockets");
@@ -147,6 +152,7 @@ static void on_tick(uv_timer_t *t)
     uint64_t now = sl_env_now_ns();
     sl_list_each(it, tmp, &h->conns)
         sl_http_conn_tick(sl_container_of(it, struct sl_http_conn, node), now);
+    h->refused = 0;
     if (h->paused) {
         h->paused = 0;
         uv_poll_start(&h->listener, UV_READABLE, on_incoming);
@@ -170,7 +176,8 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         h->n_sockets++;
     else if (reason == LWS_CALLBACK_WSI_DESTROY)
         h->n_sockets--;
-    return sl_http_on_event(wsi, reason, user, in, len);
+    (void)user;
+    return sl_http_on_event(wsi, reason, in, len);
 }
 
 static int open_context(struct sl_http *h, struct sl_err *err)
@@ -181,7 +188,8 @@ static int open_context(struct sl_http *h, struct sl_err *err)
     lws_set_log_level(LLL_ERR | LLL_WARN, on_lws_log);
     h->protocols[0].name = "http";
     h->protocols[0].callback = on_event;
-    h->protocols[0].per_session_data_size = sl_http_session_size();
+    h->protocols[0].per_session_data_size =
+        sizeof(void *); /* not used, but without it we are told less */
     info.port = CONTEXT_PORT_NO_LISTEN;
     info.protocols = h->protocols;
     info.options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS;
@@ -256,6 +264,26 @@ static void on_closer(uv_idle_t *i)
     uv_close((uv_handle_t *)&h->closer, on_handle_closed);
 }
 
+/* The last answers, "this server shuts down" among them, are still being sent. */
+static int is_flushing(struct sl_http *h)
+{
+    struct sl_list *it, *tmp;
+    sl_list_each(it, tmp, &h->conns)
+    {
+        const struct sl_http_conn *c = sl_container_of(it, struct sl_http_conn, node);
+        if (!c->dead && c->state == SL_HTTP_SENDING && c->out_pos < c->out.len) return 1;
+    }
+    return 0;
+}
+
+static void on_flush(uv_timer_t *t)
+{
+    struct sl_http *h = sl_container_of(t, struct sl_http, tick);
+    if (is_flushing(h) && sl_env_now_ns() < h->flush_until_ns) return;
+    uv_timer_stop(&h->tick);
+    uv_idle_start(&h->closer, on_closer);
+}
+
 void sl_http_stop(struct sl_http *h, void (*done)(void *arg), void *arg)
 {
     SL_ASSERT(!h->closing);
@@ -263,8 +291,8 @@ void sl_http_stop(struct sl_http *h, void (*done)(void *arg), void *arg)
     h->done_arg = arg;
     h->closing = 1;
     uv_poll_stop(&h->listener);
-    uv_timer_stop(&h->tick);
-    uv_idle_start(&h->closer, on_closer);
+    h->flush_until_ns = sl_env_now_ns() + FLUSH_MS * 1000000ull;
+    uv_timer_start(&h->tick, on_flush, 0, FLUSH_STEP_MS);
 }
 
 int sl_http_start(struct uv_loop_s *loop, struct sl_service *s, const char *hostport,
