@@ -110,8 +110,7 @@ json_t *sl_api_object(const char *body, size_t n, struct sl_api_error *e)
     return root;
 }
 
-/* ---- fields both endpoints know
- * --------------------------------------------------------------------------------- */
+/* ---- fields both endpoints know ---- */
 
 static int read_stops(struct sl_api_request *r, struct sl_api_error *e)
 {

@@ -16,8 +16,7 @@ int sl_api_check_ready(struct sl_service *s, struct sl_api_error *e)
                        "the model is loading; try again soon");
 }
 
-/* ---- the model's name
- * ------------------------------------------------------------------------------------------- */
+/* ---- the model's name ---- */
 
 static int is_file_name(const char *path, const char *name)
 {

@@ -123,8 +123,7 @@ void sl_api_detokenize(struct sl_http_conn *c)
     json_decref(o);
 }
 
-/* ---- /apply-template
- * -------------------------------------------------------------------------------------------- */
+/* ---- /apply-template ---- */
 
 void sl_api_apply_template(struct sl_http_conn *c)
 {

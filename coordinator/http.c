@@ -159,8 +159,7 @@ static void on_tick(uv_timer_t *t)
     }
 }
 
-/* ---- libwebsockets' context
- * ------------------------------------------------------------------------------------- */
+/* ---- libwebsockets' context ---- */
 
 static void on_lws_log(int level, const char *line)
 {
@@ -216,8 +215,7 @@ static int open_context(struct sl_http *h, struct sl_err *err)
     return 0;
 }
 
-/* ---- start and stop
- * --------------------------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {

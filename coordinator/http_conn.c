@@ -34,10 +34,6 @@
 #define DRAIN_MAX (1u << 20) /* bytes read and forgotten before a close */
 #define SECOND_NS 1000000000ull
 
-struct session { /* libwebsockets' per-connection memory */
-    struct sl_http_conn *c;
-};
-
 /* ---- life
  * -------------------------------------------------------------------------------------------------------
  */
@@ -48,6 +44,7 @@ static struct sl_http_conn *conn_new(struct lws *wsi)
     if (!c) return NULL;
     c->http = lws_context_user(lws_get_context(wsi));
     c->wsi = wsi;
+    lws_set_opaque_user_data(wsi, c);
     sl_buf_init(&c->in, SL_HTTP_BODY_MAX);
     sl_buf_init(&c->out, SL_HTTP_REPLY_MAX + 4096);
     sl_list_append(sl_http_conns(c->http), &c->node);
@@ -61,11 +58,10 @@ static void tell_gone(struct sl_http_conn *c)
     if (fn) fn(c->gone_arg);
 }
 
-static void conn_free(struct session *ss)
+static void conn_free(struct sl_http_conn *c)
 {
-    struct sl_http_conn *c = ss->c;
     if (!c) return;
-    ss->c = NULL;
+    lws_set_opaque_user_data(c->wsi, NULL);
     c->dead = 1;
     tell_gone(c);
     sl_list_remove(&c->node);
@@ -104,8 +100,7 @@ void sl_http_conn_tick(struct sl_http_conn *c, uint64_t now_ns)
         sl_http_stream_text(c, ping, sizeof(ping) - 1);
 }
 
-/* ---- the head of a request
- * -------------------------------------------------------------------------------------- */
+/* ---- the head of a request ---- */
 
 static enum sl_http_method method_of(struct lws *wsi)
 {
@@ -282,11 +277,10 @@ static void begin_request(struct sl_http_conn *c)
     c->out_pos = 0;
 }
 
-static int on_head(struct lws *wsi, struct session *ss, const char *path, size_t n)
+static int on_head(struct lws *wsi, struct sl_http_conn *c, const char *path, size_t n)
 {
     char expect[32];
-    if (!ss->c && !(ss->c = conn_new(wsi))) return -1;
-    struct sl_http_conn *c = ss->c;
+    if (!c && !(c = conn_new(wsi))) return -1;
     if (c->dead) return -1;
     begin_request(c);
     read_connection(c);
@@ -453,13 +447,11 @@ static int on_writable(struct sl_http_conn *c)
     return c->state == SL_HTTP_SENDING ? finish(c) : 0;
 }
 
-/* ---- libwebsockets
- * ---------------------------------------------------------------------------------------------- */
+/* ---- libwebsockets ---- */
 
-int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
-                     size_t len)
+int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *in, size_t len)
 {
-    struct session *ss = user;
+    struct sl_http_conn *c = lws_get_opaque_user_data(wsi);
     switch (reason) {
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
         /* We upgrade to nothing. A server may ignore the wish, but libwebsockets asks only whether
@@ -467,32 +459,29 @@ int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *us
         *(char *)in = '-';
         return 0;
     case LWS_CALLBACK_HTTP:
-        return on_head(wsi, ss, in, len);
+        return on_head(wsi, c, in, len);
     case LWS_CALLBACK_HTTP_BODY:
-        return on_body(ss->c, in, len);
+        return on_body(c, in, len);
     case LWS_CALLBACK_HTTP_BODY_COMPLETION:
-        return on_body_end(ss->c);
+        return on_body_end(c);
     case LWS_CALLBACK_HTTP_WRITEABLE:
-        return on_writable(ss->c);
-    case LWS_CALLBACK_CLOSED_HTTP:
-    case LWS_CALLBACK_HTTP_DROP_PROTOCOL:
-        if (ss &&
-            (reason == LWS_CALLBACK_CLOSED_HTTP || (ss->c && ss->c->state != SL_HTTP_WAITING)))
-            conn_free(ss);
+        return on_writable(c);
+    case LWS_CALLBACK_HTTP_DROP_PROTOCOL: /* also between two requests */
+        if (c && c->state != SL_HTTP_WAITING) conn_free(c);
+        return 0;
+    case LWS_CALLBACK_CLOSED_HTTP: /* not for every connection that closes ... */
+    case LWS_CALLBACK_WSI_DESTROY: /* ... but this, a loop turn later */
+        conn_free(c);
         return 0;
     default:
         return 0;
     }
 }
 
-size_t sl_http_session_size(void)
-{
-    return sizeof(struct session);
-}
-
 int sl_http_conn_adopt(struct lws_vhost *vh, int fd)
 {
     lws_sock_file_fd_type u = {.sockfd = fd};
-    return lws_adopt_descriptor_vhost(vh, LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP, u, NULL, NULL) ? 0
-                                                                                            : -1;
+    struct lws *wsi =
+        lws_adopt_descriptor_vhost(vh, LWS_ADOPT_SOCKET | LWS_ADOPT_HTTP, u, NULL, NULL);
+    return wsi ? 0 : -1;
 }

@@ -5,10 +5,7 @@
 
 #include <libwebsockets.h>
 
-/* The protocol callback; its user data has sl_http_session_size() bytes, the context's user pointer
- * is struct sl_http. */
-int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
-                     size_t len);
-size_t sl_http_session_size(void);
+/* What the protocol callback does; the context's user pointer is struct sl_http. */
+int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *in, size_t len);
 
 #endif

@@ -398,8 +398,7 @@ static int listen_now(struct sl_listen *l, const char *address, struct sl_err *e
     return 0;
 }
 
-/* ---- start and stop
- * --------------------------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 static void on_handle_closed(uv_handle_t *h)
 {
