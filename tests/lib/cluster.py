@@ -57,7 +57,7 @@ def wait(condition, seconds, what):
             return v
         if time.monotonic() >= until:
             raise AssertionError(f"after {seconds} s still not: {what}")
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def in_thread(fn, *args, **kw):
