@@ -67,9 +67,7 @@ int sl_http_port(const struct sl_http *h)
     return h->port;
 }
 
-/* ---- listening
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- listening ---- */
 
 static int bind_one(const struct addrinfo *ai)
 {

@@ -34,9 +34,7 @@
 #define DRAIN_MAX (1u << 20) /* bytes read and forgotten before a close */
 #define SECOND_NS 1000000000ull
 
-/* ---- life
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- life ---- */
 
 static struct sl_http_conn *conn_new(struct lws *wsi)
 {
@@ -298,9 +296,7 @@ static int on_head(struct lws *wsi, struct sl_http_conn *c, const char *path, si
     return 0;
 }
 
-/* ---- the body
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the body ---- */
 
 static int take_body(struct sl_http_conn *c, const char *in, size_t n)
 {
@@ -394,9 +390,7 @@ static int on_body_end(struct sl_http_conn *c)
     return 0;
 }
 
-/* ---- sending
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- sending ---- */
 
 /* The answer is out: on to the next request, or to the end. Returns what the callback shall. */
 static int finish(struct sl_http_conn *c)
