@@ -71,9 +71,14 @@ static void put_outcome(struct sl_compute *c, const struct sl_outcome *o)
         c->wake(c->arg);
 }
 
-static void on_progress(void *arg, uint64_t done, uint64_t total)
+static int on_progress(void *arg, uint64_t done, uint64_t total)
 {
-    put_outcome(arg, &(struct sl_outcome){.kind = SL_OUTCOME_PROGRESS, .done = done, .total = total});
+    struct sl_compute *c = arg;
+    put_outcome(c, &(struct sl_outcome){.kind = SL_OUTCOME_PROGRESS, .done = done, .total = total});
+    pthread_mutex_lock(&c->lock);
+    int stop = c->stopping;
+    pthread_mutex_unlock(&c->lock);
+    return stop;
 }
 
 static void do_load(struct sl_compute *c, struct sl_stage_params *p)

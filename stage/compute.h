@@ -38,10 +38,10 @@ struct sl_compute_stats {
 /* Takes the backend over: it is destroyed with the thread. */
 int sl_compute_start(struct sl_backend *b, void (*wake)(void *arg), void *arg, struct sl_compute **out,
                      struct sl_err *err);
-/* Waits for the step or load under way; queued work is dropped. */
+/* Waits for the step under way, gives a load under way up; queued work is dropped. */
 void sl_compute_stop(struct sl_compute *c);
 
-/* Loads (again: a loaded stage is dropped first). Strings are copied. 0 or SL_EBUSY. */
+/* Loads (again: a loaded stage is dropped first). Strings are copied. 0, SL_EBUSY or SL_ENOMEM. */
 int sl_compute_load(struct sl_compute *c, const struct sl_stage_params *p);
 /* Takes the frame in every case. 0, or SL_EBUSY when SL_STAGE_QUEUE_MAX micro-batches wait already. */
 int sl_compute_step(struct sl_compute *c, struct sl_frame *f);

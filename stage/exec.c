@@ -51,6 +51,26 @@ void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x)
     }
 }
 
+static size_t logits_wanted(const struct sl_stage *s, const struct sl_batch *b)
+{
+    size_t rows = 0;
+    for (int i = 0; i < b->n_seqs; i++)
+        if (b->seqs[i].flags & SL_SEQ_LOGITS) rows += (size_t)b->seqs[i].n_tokens;
+    return rows * (size_t)s->c.n_vocab;
+}
+
+int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_err *err)
+{
+    size_t bytes = logits_wanted(s, b) * sizeof(float);
+    if (bytes > SL_FRAME_DESC_MAX)
+        return sl_err_set(err, SL_EPROTO, "a micro-batch asks for %zu bytes of logits, over the limit of %u", bytes,
+                          SL_FRAME_DESC_MAX);
+    for (int i = 0; i < b->n_seqs; i++)
+        if ((b->seqs[i].flags & SL_SEQ_SCORE) && (b->seqs[i].flags & SL_SEQ_LOGITS))
+            return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits", b->seqs[i].seq);
+    return 0;
+}
+
 /* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row, whose next token is elsewhere. */
 static void wanted_rows(const struct sl_batch_seq *in, int *from, int *to)
 {
@@ -97,7 +117,7 @@ static void flush(struct sl_stage *s, const struct sl_batch *b, const struct pic
         use_logits(s, b, picks[i], s->logits + (size_t)i * (size_t)s->c.n_vocab, scores[i], all_logits[i]);
 }
 
-/* Places for what SCORE and LOGITS rows report: scores in s->scores, logits in *logits (caller's, may be NULL). */
+/* Places for what SCORE and LOGITS rows report: scores in s->scores, logits in the caller's array (NULL: none wanted). */
 static void lay_out_scored(struct sl_stage *s, const struct sl_batch *b, float *logits)
 {
     float *score = s->scores;
@@ -116,14 +136,6 @@ static void lay_out_scored(struct sl_stage *s, const struct sl_batch *b, float *
             score += in->n_tokens;
         }
     }
-}
-
-static size_t logits_wanted(const struct sl_stage *s, const struct sl_batch *b)
-{
-    size_t rows = 0;
-    for (int i = 0; i < b->n_seqs; i++)
-        if (b->seqs[i].flags & SL_SEQ_LOGITS) rows += (size_t)b->seqs[i].n_tokens;
-    return rows * (size_t)s->c.n_vocab;
 }
 
 static void run_head(struct sl_stage *s, const struct sl_batch *b, const float *x)

@@ -25,6 +25,7 @@ struct sl_stage_seq {
     int used;
     int pos;          /* positions [0, pos) are in the cache */
     int prompt_len;
+    uint64_t batch;   /* number of the last micro-batch it had a share in */
     int32_t *blocks;  /* block table; owned */
     int n_blocks, cap_blocks;
     struct sl_sampling sampling; /* last stage only */
@@ -47,6 +48,7 @@ struct sl_stage {
     enum sl_dtype kv_type;
 
     struct sl_stage_seq *seqs;  /* [max_seqs] */
+    uint64_t n_batches;         /* micro-batches applied so far */
 
     /* one micro-batch */
     struct sl_batch_in in;
@@ -83,9 +85,11 @@ void sl_stage_unreserve(struct sl_stage *s);
 
 /* seqs.c: applies a descriptor to the block tables and fills views and pos. */
 int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
-void sl_stage_forget(struct sl_stage *s, struct sl_stage_seq *q);
+void sl_stage_forget(struct sl_stage_seq *q);
 
 /* exec.c: the layers over x [n_rows][n_embd], in place; then, on the last stage, the results of the micro-batch. */
+/* Is what the shares ask for something that can be answered? SL_EPROTO. */
+int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);
 int sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x, struct sl_err *err);
 

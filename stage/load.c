@@ -18,10 +18,13 @@ static int find(struct loader *l, enum sl_role role, int layer, const struct sl_
     return sl_config_tensor(l->s->weights, &l->s->c, role, layer, t, l->err);
 }
 
-static void advance(struct loader *l, const struct sl_tensor *t)
+static int advance(struct loader *l, const struct sl_tensor *t)
 {
+    const struct sl_stage_params *p = &l->s->p;
     l->done += t->bytes;
-    if (l->s->p.progress) l->s->p.progress(l->s->p.progress_arg, l->done, l->total);
+    if (p->progress && p->progress(p->progress_arg, l->done, l->total))
+        return sl_err_set(l->err, SL_ECANCELLED, "loading was given up");
+    return 0;
 }
 
 static int load_matrix(struct loader *l, enum sl_role role, int layer, enum sl_use use, struct sl_weight *w)
@@ -38,8 +41,7 @@ static int load_matrix(struct loader *l, enum sl_role role, int layer, enum sl_u
     r = l->s->ops->load(l->s->b, use, t->type, t->ne[1], t->ne[0], data, w, l->err);
     if (r) return r;
     if (!w->data) sl_weights_unmap(l->s->weights, t);
-    advance(l, t);
-    return 0;
+    return advance(l, t);
 }
 
 /* A vector as float32 in the stage's arena; *out is NULL when the model has none. */
@@ -55,9 +57,8 @@ static int load_vector(struct loader *l, enum sl_role role, int layer, const flo
     if (!v) return sl_err_set(l->err, SL_ENOMEM, "no memory for tensor %s", t->name);
     sl_dequantize(t->type, data, v, t->ne[0]);
     sl_weights_unmap(l->s->weights, t);
-    advance(l, t);
     *out = v;
-    return 0;
+    return advance(l, t);
 }
 
 static int load_layer(struct loader *l, int layer, struct sl_layer *y)

@@ -36,7 +36,7 @@ struct sl_stage_loop {
     int n_threads;
     uint32_t epoch;
     int n_stages, stage;
-    uint64_t heard_ns, progress_ns;
+    uint64_t heard_ns, beat_ns, progress_ns;
     int ended, stopping, handles, hub_open;
     void (*done)(void *arg);
     void *done_arg;
@@ -58,13 +58,24 @@ static void fail(struct sl_stage_loop *s, const struct sl_err *err)
     end(s, err);
 }
 
+/* Control work is queued at once or never: the coordinator would wait for its answer in vain. */
+static int must(struct sl_stage_loop *s, int r, const char *what)
+{
+    struct sl_err e;
+    if (r == 0) return 1;
+    sl_err_set(&e, r, "the stage cannot %s: %s", what, sl_strerror(r));
+    fail(s, &e);
+    return 0;
+}
+
 /* ---- control ---------------------------------------------------------------------------------------------------- */
 
-static void send_hello(struct sl_stage_loop *s, double bandwidth)
+static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *err)
 {
-    char host[128] = "", process[160] = "";
-    sl_host_id(host, sizeof host);
-    sl_process_id(process, sizeof process);
+    char host[SL_ID_MAX], process[SL_ID_MAX];
+    int r = sl_host_id(host, sizeof host);
+    if (r == 0) r = sl_process_id(process, sizeof process);
+    if (r) return sl_err_set(err, r, "this host has no identity: /proc cannot be read");
     const struct sl_ctl_port *ports;
     int n = sl_hub_ports(s->hub, &ports);
     struct sl_ctl m = {.kind = SL_CTL_HELLO,
@@ -83,6 +94,7 @@ static void send_hello(struct sl_stage_loop *s, double bandwidth)
                                  .n_ports = (size_t)n,
                                  .ports = ports}};
     sl_ctl_conn_send(s->ctl, &m);
+    return 0;
 }
 
 static void on_load(struct sl_stage_loop *s, const struct sl_ctl_load *l)
@@ -102,11 +114,7 @@ static void on_load(struct sl_stage_loop *s, const struct sl_ctl_load *l)
     s->stage = p.stage;
     sl_log(SL_LOG_INFO, "stage", "loading layers %d-%d of %s as stage %d of %d", p.layer_from, p.layer_to - 1, p.model,
            p.stage, p.n_stages);
-    if (sl_compute_load(s->compute, &p)) {
-        struct sl_err e;
-        sl_err_set(&e, SL_EBUSY, "too many loads at once");
-        fail(s, &e);
-    }
+    must(s, sl_compute_load(s->compute, &p), "load its layers");
 }
 
 static void on_wire(struct sl_stage_loop *s, const struct sl_ctl_wire *w)
@@ -114,7 +122,7 @@ static void on_wire(struct sl_stage_loop *s, const struct sl_ctl_wire *w)
     struct sl_err e = {0};
     s->epoch = w->epoch;
     sl_hub_disconnect_all(s->hub);
-    sl_compute_reset(s->compute, w->epoch);
+    if (!must(s, sl_compute_reset(s->compute, w->epoch), "begin a new epoch")) return;
     for (size_t i = 0; i < w->n_peers; i++) {
         const struct sl_ctl_peer *p = &w->peers[i];
         if (sl_hub_connect(s->hub, (int)p->stage, p->transport, p->address, p->address_len, &e)) {
@@ -182,7 +190,10 @@ static void on_beat(uv_timer_t *t)
 {
     struct sl_stage_loop *s = t->data;
     if (s->ended) return;
-    uint64_t silent_ns = sl_env_now_ns() - s->heard_ns;
+    uint64_t now = sl_env_now_ns();
+    if (now - s->beat_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000) s->heard_ns = now; /* we slept (suspended, stopped), not they */
+    s->beat_ns = now;
+    uint64_t silent_ns = now - s->heard_ns;
     if (silent_ns > (uint64_t)SL_CTL_DEAD_MS * 4 * 1000000) { /* the coordinator is busier than we are: be patient */
         struct sl_err e;
         sl_err_set(&e, SL_ETIMEOUT, "the coordinator has been silent for %.1f s", (double)silent_ns / 1e9);
@@ -318,20 +329,29 @@ void sl_stage_loop_stop(struct sl_stage_loop *s, void (*done)(void *arg), void *
     sl_backend_destroy(s->backend);
     sl_ctl_conn_close(s->ctl);
     s->ctl = NULL;
-    if (s->hub_open) sl_hub_close(s->hub, on_hub_closed, s);
     s->handles = 2;
+    if (s->hub_open) sl_hub_close(s->hub, on_hub_closed, s);
     uv_close((uv_handle_t *)&s->outcome, on_handle_closed);
     uv_close((uv_handle_t *)&s->beat, on_handle_closed);
 }
 
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
 static int create_backend(struct sl_stage_loop *s, struct sl_err *err)
 {
-    int all[STAGE_THREADS_MAX];
+    int all[SL_HOST_CPUS_MAX], n_all = sl_host_cpus(all, SL_HOST_CPUS_MAX);
     struct sl_backend_params p = {.kind = s->p.backend ? s->p.backend : "cpu", .cpus = s->p.cpus, .n_threads = s->p.n_cpus};
     if (!p.cpus || p.n_threads == 0) {
-        p.n_threads = sl_host_cpus(all, STAGE_THREADS_MAX);
+        p.n_threads = SL_MIN(n_all, STAGE_THREADS_MAX);
         p.cpus = all;
     }
+    for (int i = 0; i < p.n_threads; i++) /* threads elsewhere than the user said would be slow without a word */
+        if (!bsearch(&p.cpus[i], all, (size_t)n_all, sizeof *all, by_number))
+            return sl_err_set(err, SL_EINPUT, "CPU %d does not exist here or is not allowed to this process, which has %d of "
+                              "them, from %d to %d; name others", p.cpus[i], n_all, all[0], all[n_all - 1]);
     s->n_threads = p.n_threads;
     return sl_backend_create(&p, &s->backend, err);
 }
@@ -346,7 +366,7 @@ int sl_stage_loop_start(struct uv_loop_s *loop, const struct sl_stage_loop_param
     s->device = strdup(p->device ? p->device : "");
     s->join_key = strdup(p->join_key ? p->join_key : "");
     s->outcome.data = s->beat.data = s;
-    s->heard_ns = sl_env_now_ns();
+    s->heard_ns = s->beat_ns = sl_env_now_ns();
     uv_async_init(loop, &s->outcome, on_outcome);
     uv_timer_init(loop, &s->beat);
     int r = sl_ctl_conn_open(loop, fd, on_message, on_control_end, s, &s->ctl, err);
@@ -354,7 +374,9 @@ int sl_stage_loop_start(struct uv_loop_s *loop, const struct sl_stage_loop_param
     if (r == 0) r = sl_hub_open(loop, p->ports, on_frame, on_link_down, s, &s->hub, err);
     if (r == 0) s->hub_open = 1;
     if (r == 0) {
-        send_hello(s, p->bandwidth > 0 ? p->bandwidth : sl_backend_measure(s->backend));
+        r = send_hello(s, p->bandwidth > 0 ? p->bandwidth : sl_backend_measure(s->backend), err);
+    }
+    if (r == 0) {
         r = sl_compute_start(s->backend, wake, s, &s->compute, err);
         if (r == 0) s->backend = NULL;
     }

@@ -8,9 +8,8 @@
 #include "base/sl_assert.h"
 #include "stage/internal.h"
 
-void sl_stage_forget(struct sl_stage *s, struct sl_stage_seq *q)
+void sl_stage_forget(struct sl_stage_seq *q)
 {
-    (void)s;
     q->used = 0;
     q->pos = 0;
     q->n_blocks = 0;
@@ -24,7 +23,7 @@ static int wants_history(const struct sl_sampling *p)
 
 static int do_register(struct sl_stage *s, struct sl_stage_seq *q, const struct sl_batch_seq *in, struct sl_err *err)
 {
-    sl_stage_forget(s, q);
+    sl_stage_forget(q);
     q->used = 1;
     q->prompt_len = in->prompt_len;
     if (!sl_stage_is_last(s)) return 0;
@@ -41,7 +40,7 @@ static int do_register(struct sl_stage *s, struct sl_stage_seq *q, const struct 
 
 static int add_blocks(struct sl_stage *s, struct sl_stage_seq *q, const struct sl_batch_seq *in, struct sl_err *err)
 {
-    if (q->n_blocks + in->n_blocks > s->info.n_blocks)
+    if (in->n_blocks > s->info.n_blocks - q->n_blocks)
         return sl_err_set(err, SL_EPROTO, "sequence %u would own more blocks than the stage has (%d)", in->seq,
                           s->info.n_blocks);
     if (q->n_blocks + in->n_blocks > q->cap_blocks) {
@@ -65,6 +64,9 @@ static int apply_one(struct sl_stage *s, const struct sl_batch_seq *in, struct s
     if (in->seq >= (uint32_t)s->p.max_seqs)
         return sl_err_set(err, SL_EPROTO, "sequence %u is over the limit of %d", in->seq, s->p.max_seqs);
     struct sl_stage_seq *q = &s->seqs[in->seq];
+    if (q->batch == s->n_batches) /* two views of one block table: the second may change it under the first */
+        return sl_err_set(err, SL_EPROTO, "sequence %u has two shares in one micro-batch", in->seq);
+    q->batch = s->n_batches;
     int r = in->flags & SL_SEQ_REGISTER ? do_register(s, q, in, err) : 0;
     if (r) return r;
     if (!q->used) return sl_err_set(err, SL_EPROTO, "sequence %u was never registered", in->seq);
@@ -91,15 +93,15 @@ int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *
     if (b->n_rows > s->p.max_rows)
         return sl_err_set(err, SL_EPROTO, "a micro-batch of %d rows is over the stage's limit of %d", b->n_rows,
                           s->p.max_rows);
+    s->n_batches++;
     int row = 0;
     for (int i = 0; i < b->n_seqs; i++) {
         const struct sl_batch_seq *in = &b->seqs[i];
         int r = apply_one(s, in, err);
         if (r) return r;
-        s->views[i] = (struct sl_seq_view){.row = row, .n = in->n_tokens, .pos = in->pos};
+        s->views[i] = (struct sl_seq_view){
+            .row = row, .n = in->n_tokens, .pos = in->pos, .blocks = s->seqs[in->seq].blocks};
         for (int k = 0; k < in->n_tokens; k++) s->pos[row++] = in->pos + k;
     }
-    /* tables may have moved while later sequences grew theirs only if a slot appears twice; look them up last */
-    for (int i = 0; i < b->n_seqs; i++) s->views[i].blocks = s->seqs[b->seqs[i].seq].blocks;
     return 0;
 }

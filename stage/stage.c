@@ -58,6 +58,7 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
         sl_stage_destroy(s);
         return r;
     }
+    s->p.model = s->p.kv_type = NULL; /* the caller's strings */
     *out = s;
     return 0;
 }
@@ -92,7 +93,7 @@ void sl_stage_get_info(const struct sl_stage *s, struct sl_stage_info *out)
 
 void sl_stage_reset(struct sl_stage *s)
 {
-    for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(s, &s->seqs[i]);
+    for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(&s->seqs[i]);
 }
 
 /* The frame that carries this micro-batch's activations: on the first stage a new one with the token embeddings, later the very
@@ -114,7 +115,6 @@ static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *e
     struct sl_frame *g = sl_frame_alloc(&head);
     if (!g) return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
     g->recv_ns = (*f)->recv_ns;
-    memset(g->body + h->desc_len, 0, sl_frame_desc_padded(h) - h->desc_len);
     memcpy(g->body, (*f)->body, h->desc_len);
     float *x = sl_frame_payload(g);
     int row = 0;
@@ -137,7 +137,6 @@ static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct s
     struct sl_frame *f = sl_frame_alloc(&h);
     if (!f) return sl_err_set(err, SL_ENOMEM, "no memory for the results of a micro-batch");
     memcpy(f->body, s->packed.data, s->packed.len);
-    memset(f->body + s->packed.len, 0, sl_frame_desc_padded(&h) - s->packed.len);
     *out = f;
     return 0;
 }
@@ -150,6 +149,7 @@ int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out
     if (in->head.kind != SL_FRAME_BATCH)
         r = sl_err_set(err, SL_EPROTO, "a stage was sent a frame of kind %u", in->head.kind);
     if (r == 0) r = sl_batch_unpack(sl_frame_desc(in), in->head.desc_len, &s->in, err);
+    if (r == 0) r = sl_exec_check(s, &s->in.batch, err);
     if (r == 0) r = sl_stage_apply(s, &s->in.batch, err);
     if (r == 0) r = activations(s, &f, err);
     if (r == 0) {

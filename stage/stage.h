@@ -23,7 +23,8 @@ struct sl_stage_params {
     int max_seqs, max_rows;
     const char *kv_type;      /* "auto", "f32", "f16", "bf16" */
     uint64_t memory_bytes;    /* limit for weights + KV + workspace; 0 = none */
-    void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of weights; may be NULL */
+    /* Bytes of weights loaded so far; may be NULL. Not 0: give loading up (SL_ECANCELLED). */
+    int (*progress)(void *arg, uint64_t done, uint64_t total);
     void *progress_arg;
 };
 
