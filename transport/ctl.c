@@ -26,6 +26,7 @@ struct sl_ctl_conn {
     uv_shutdown_t shutdown;
     int open_handles;
     int ended, closing;
+    int fault; /* why we cut the connection off ourselves, 0: we did not */
     sl_ctl_message_fn on_message;
     sl_ctl_end_fn on_end;
     void *arg;
@@ -74,7 +75,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     struct sl_ctl_conn *c = stream->data;
     (void)buf;
     if (n < 0) {
-        end(c, SL_ECLOSED, n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
+        if (c->fault)
+            end(c, c->fault, c->fault == SL_EBUSY ? "the peer does not read its control connection" : sl_strerror(c->fault));
+        else
+            end(c, SL_ECLOSED, n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
         return;
     }
     c->in.len += (size_t)n;
@@ -121,6 +125,7 @@ int sl_ctl_conn_send(struct sl_ctl_conn *c, const struct sl_ctl *m)
     sl_buf_close(&w->out);
     free(w);
     /* make the loop see the end: the owner must not be called from inside his own send */
+    c->fault = r;
     uv_os_fd_t fd;
     if (uv_fileno((uv_handle_t *)&c->io.stream, &fd) == 0) shutdown(fd, SHUT_RDWR);
     return r;
@@ -163,7 +168,7 @@ int sl_ctl_conn_open(struct uv_loop_s *loop, int fd, sl_ctl_message_fn on_messag
     c->on_message = on_message;
     c->on_end = on_end;
     c->arg = arg;
-    sl_buf_init(&c->in, SL_CTL_MESSAGE_MAX + READ_CHUNK);
+    sl_buf_init(&c->in, SL_CTL_MESSAGE_MAX + 4 + READ_CHUNK);
     uv_timer_init(loop, &c->grace);
     if (domain == AF_UNIX) {
         uv_pipe_init(loop, &c->io.pipe, 0);
@@ -175,9 +180,11 @@ int sl_ctl_conn_open(struct uv_loop_s *loop, int fd, sl_ctl_message_fn on_messag
     }
     c->open_handles = 2;
     c->io.stream.data = c->grace.data = c;
-    if (r == 0) r = uv_read_start(&c->io.stream, on_alloc, on_read);
+    if (r)
+        close(fd); /* the handle did not take it */
+    else
+        r = uv_read_start(&c->io.stream, on_alloc, on_read);
     if (r) {
-        if (r == UV_EEXIST || r == UV_EINVAL) close(fd);
         c->closing = 1;
         close_handles(c);
         return sl_err_set(err, SL_ESYS, "cannot use the control socket: %s", uv_strerror(r));

@@ -53,10 +53,14 @@ static int open_port(struct sl_hub *h, struct uv_loop_s *loop, const char *name,
     int i = h->n_ports;
     int r = sl_port_open(loop, name, on_frame, on_port_error, h, &h->ports[i], err);
     if (r) return r;
-    h->n_ports++;
     sl_buf_init(&h->addresses[i], SL_PORT_ADDRESS_MAX);
     r = sl_port_address(h->ports[i], &h->addresses[i]);
-    if (r) return sl_err_set(err, r, "transport %s has no address", name);
+    if (r) {
+        sl_port_close(h->ports[i], NULL, NULL);
+        sl_buf_close(&h->addresses[i]);
+        return sl_err_set(err, r, "transport %s has no address", name);
+    }
+    h->n_ports++;
     h->described[i] = (struct sl_ctl_port){.transport = sl_port_transport(h->ports[i]),
                                            .address = h->addresses[i].data,
                                            .address_len = h->addresses[i].len};
@@ -91,7 +95,7 @@ int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn
     h->arg = arg;
     for (int i = 0; i < HUB_PEERS; i++) h->peers[i] = (struct peer){.hub = h, .number = i};
     struct sl_err last = {0};
-    for (char *t = strtok_r(list, " ", &save); t && h->n_ports < SL_HUB_PORTS_MAX; t = strtok_r(NULL, " ", &save))
+    for (char *t = strtok_r(list, " ,", &save); t && h->n_ports < SL_HUB_PORTS_MAX; t = strtok_r(NULL, " ,", &save))
         if (open_port(h, loop, t, &last)) sl_log(SL_LOG_WARN, "link", "no %s here: %s", t, last.msg);
     free(list);
     if (h->n_ports == 0) {
@@ -144,8 +148,9 @@ void sl_hub_disconnect_all(struct sl_hub *h)
 static void on_link_down(void *arg, const struct sl_err *err)
 {
     struct peer *p = arg;
+    struct sl_err why = *err; /* it may be the link's */
     disconnect(p);
-    if (!p->hub->closing) p->hub->on_down(p->hub->arg, p->number, err);
+    if (!p->hub->closing) p->hub->on_down(p->hub->arg, p->number, &why);
 }
 
 int sl_hub_connect(struct sl_hub *h, int peer, const char *transport, const void *address, size_t n,

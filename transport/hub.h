@@ -18,7 +18,7 @@ struct sl_hub;
 /* A link reported itself dead. */
 typedef void (*sl_hub_down_fn)(void *arg, int peer, const struct sl_err *err);
 
-/* Opens the ports named in `transports` (space-separated; NULL: all of this build). One that does not work on this machine is
+/* Opens the ports named in `transports` (separated by spaces or commas; NULL: all of this build). One that does not work on this machine is
  * left out with a warning; none at all is an error. */
 int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn on_frame, sl_hub_down_fn on_down,
                 void *arg, struct sl_hub **out, struct sl_err *err);

@@ -30,6 +30,10 @@ typedef void (*sl_port_frame_fn)(void *arg, struct sl_frame *f);
 /* A peer misbehaved (bad header, over a limit); frames from it are dropped. */
 typedef void (*sl_port_error_fn)(void *arg, const struct sl_err *err);
 
+/* First thing in main: gives the signals of a crash back to the system (UCX's library takes them when it is loaded, prints pages
+ * and waits for a debugger), so that a crash of ours is one at once, with a core. */
+void sl_transport_setup(void);
+
 /* `transport` is "local", "ucx-shm" or "ucx-tcp". SLUICE_NET_DEVICE limits ucx-tcp to an interface. */
 int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn on_frame,
                  sl_port_error_fn on_error, void *arg, struct sl_port **out, struct sl_err *err);
@@ -71,11 +75,6 @@ const char *sl_transport_list(void);
  * PID and mount namespaces. 0, SL_ELIMIT (cap too small) or SL_ESYS (/proc is not there). */
 int sl_host_id(char *out, size_t cap);
 /* Equal in one process only: host id, pid and start time. Same errors. */
-int sl_process_id(char *out, size_t cap);
-
-/* Equal for two processes that can share memory (one running kernel, one IPC and mount namespace); text in hex. */
-int sl_host_id(char *out, size_t cap);
-/* Equal only within one process. */
 int sl_process_id(char *out, size_t cap);
 
 #ifdef __cplusplus

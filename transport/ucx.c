@@ -13,10 +13,12 @@
 #include "transport/ucx.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
 
 #include "base/env.h"
@@ -177,12 +179,20 @@ static void take_ucx_logs(void)
     ucs_log_push_handler(on_ucx_log);
 }
 
+static pthread_once_t logs_once = PTHREAD_ONCE_INIT;
+
+void sl_transport_setup(void)
+{
+    static const int crashes[] = {SIGILL, SIGBUS, SIGFPE, SIGSEGV};
+    pthread_once(&logs_once, take_ucx_logs); /* its own way is standard output, which is ours */
+    for (size_t i = 0; i < SL_ARRAY_LEN(crashes); i++) ucs_debug_disable_signal(crashes[i]);
+}
+
 static int open_context(struct ucx_port *p, struct sl_err *err)
 {
     const char *device = p->kind->peer_errors ? sl_env_get("SLUICE_NET_DEVICE") : NULL;
     ucp_config_t *config;
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, take_ucx_logs);
+    pthread_once(&logs_once, take_ucx_logs);
     ucs_status_t status = ucp_config_read(NULL, NULL, &config);
     if (status != UCS_OK) return ucx_error(err, p->kind, "reading the UCX configuration", status);
     status = ucp_config_modify(config, "TLS", p->kind->tls);
