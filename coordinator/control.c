@@ -5,6 +5,7 @@
  * pipeline served gives the whole service up instead of being started again. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,6 +43,18 @@ void sl_peer_close(struct stage_peer *p)
     p->timeline = NULL;
 }
 
+/* The next process of this device counts from 0 again. */
+static void keep_counts(struct stage_peer *p)
+{
+    p->before.busy_ns += p->now.busy_ns;
+    p->before.steps += p->now.steps;
+    p->before.rows += p->now.rows;
+    p->before.link_frames += p->now.link_frames;
+    p->before.link_bytes += p->now.link_bytes;
+    p->before.link_busy_ns += p->now.link_busy_ns;
+    p->now = (struct stage_counts){0};
+}
+
 void sl_control_down(struct sl_service *s, int device, const char *why)
 {
     struct stage_peer *p = &s->peers[device];
@@ -52,16 +65,23 @@ void sl_control_down(struct sl_service *s, int device, const char *why)
     p->ctl = NULL;
     p->link_end = NULL;
     if (p->child) { /* alive or not, it is of no use any more */
-        sl_child_abandon(p->child);
+        sl_child_abandon(p->child, 0);
         p->child = NULL;
     }
     forget_facts(p);
-    p->busy_before += p->busy_ns;
-    p->busy_ns = 0;
+    keep_counts(p);
     sl_log(SL_LOG_WARN, "coord", "stage %s is down: %s", s->names[device], p->last_error);
     struct sl_event ev = {.kind = SL_EV_DOWN, .device = device};
     ev.down.message = p->last_error;
     sl_service_event(s, &ev);
+}
+
+/* Starting again cannot help: what it was told is wrong (2), or the program is not there or no program (127, 126). */
+static int cannot_ever_start(const struct sl_service *s, int status)
+{
+    struct sl_coord_status st;
+    sl_service_get_status(s, &st);
+    return st.epoch == 0 && (status == 2 || status == 126 || status == 127);
 }
 
 static void on_child_exit(void *arg, int status, const char *last_line)
@@ -80,6 +100,12 @@ static void on_child_exit(void *arg, int status, const char *last_line)
         sl_control_down(s, p->device, p->last_error);
         return;
     }
+    if (cannot_ever_start(s, status)) {
+        struct sl_err e;
+        sl_err_set(&e, SL_EINPUT, "%s: %s", s->names[p->device], p->last_error);
+        sl_service_give_up(s, &e);
+        return;
+    }
     sl_log(SL_LOG_WARN, "coord", "stage %s did not join: %s", s->names[p->device], p->last_error);
     struct sl_event ev = {.kind = SL_EV_DOWN, .device = p->device};
     ev.down.message = p->last_error;
@@ -88,18 +114,30 @@ static void on_child_exit(void *arg, int status, const char *last_line)
 
 /* ---- joining ---------------------------------------------------------------------------------------------------- */
 
-static void share_memory(struct sl_service *s, const struct stage_peer *p, uint64_t *bytes)
+static int is_here(const struct sl_node *n)
 {
-    /* every stage of a host sees the same free memory: those without a limit of their own share it equally */
+    return n->launch == SL_LAUNCH_LOCAL || n->launch == SL_LAUNCH_THREAD;
+}
+
+/* What a stage may use of `free_bytes`, which every stage of its host sees alike: those without a limit of their own share it
+ * equally, less a part for everybody else. One that comes back gets what it had: its host's memory is now full of its
+ * neighbours, and the plan counts on it. */
+static uint64_t share_memory(struct sl_service *s, struct stage_peer *p, uint64_t free_bytes)
+{
+    const struct sl_cluster *c = s->cluster;
+    const struct sl_device *d = &c->devices[p->device];
+    const struct sl_node *mine = &c->nodes[d->node];
+    if (sl_coord_plan(s->coord) && p->memory_bytes) return p->memory_bytes;
     int same = 0;
-    const struct sl_node *mine = &s->cluster->nodes[s->cluster->devices[p->device].node];
-    for (int i = 0; i < s->cluster->n_devices; i++) {
-        const struct sl_node *n = &s->cluster->nodes[s->cluster->devices[i].node];
-        same += s->cluster->devices[i].memory_bytes == 0 && strcmp(n->host, mine->host) == 0;
+    for (int i = 0; i < c->n_devices; i++) {
+        const struct sl_node *n = &c->nodes[c->devices[i].node];
+        int together = (is_here(n) && is_here(mine)) || strcmp(n->host, mine->host) == 0;
+        same += c->devices[i].memory_bytes == 0 && together;
     }
-    const struct sl_device *d = &s->cluster->devices[p->device];
-    if (d->memory_bytes == 0 && same > 1) *bytes /= (uint64_t)same;
-    if (d->memory_bytes == 0) *bytes -= SL_MIN(*bytes, d->reserve_bytes);
+    uint64_t bytes = free_bytes / 100 * SL_FREE_PERCENT;
+    if (same > 1) bytes /= (uint64_t)same;
+    bytes -= SL_MIN(bytes, d->reserve_bytes + s->workspace_bytes);
+    return p->memory_bytes = SL_MAX(bytes, 1);
 }
 
 static int keep_facts(struct stage_peer *p, const struct sl_ctl_hello *h)
@@ -217,9 +255,8 @@ static void accept_hello(struct link_end *e, const struct sl_ctl_hello *h)
     sl_log(SL_LOG_INFO, "coord", "stage %s joined: %s, %u threads of %s, pid %d", s->names[device], p->cpu, p->threads,
            p->backend, p->pid);
     struct sl_event ev = {.kind = SL_EV_JOINED, .device = device};
-    ev.joined.memory_bytes = h->memory_bytes;
+    ev.joined.memory_bytes = share_memory(s, p, h->memory_bytes); /* unless the topology file gives a limit */
     ev.joined.bandwidth = h->bandwidth;
-    share_memory(s, p, &ev.joined.memory_bytes);
     sl_service_event(s, &ev);
 }
 
@@ -234,8 +271,10 @@ static void on_message(void *arg, const struct sl_ctl *m)
     if (m->kind == SL_CTL_HELLO) {
         accept_hello(e, &m->hello);
     } else if (m->kind == SL_CTL_FAIL && e->c.device >= 0) {
-        sl_err_set(&err, m->fail.code, "%s: %s", e->c.svc->names[e->c.device], m->fail.message);
-        sl_service_give_up(e->c.svc, &err);
+        return; /* start_thread has returned the same */
+    } else if (m->kind == SL_CTL_FAIL) {
+        sl_err_set(&err, m->fail.code, "it could not start: %s", m->fail.message);
+        refuse(e->c.svc, &e->c, &err);
     } else if (m->kind != SL_CTL_REPORT) {
         sl_err_set(&err, SL_EPROTO, "it did not begin with Hello");
         refuse(e->c.svc, &e->c, &err);
@@ -283,7 +322,7 @@ static void on_connection(uv_stream_t *listener, int status)
     int copy = -1;
     if (uv_accept(listener, (uv_stream_t *)tcp) == 0 && uv_fileno((uv_handle_t *)tcp, &fd) == 0 &&
         s->n_pending < SL_PENDING_MAX && s->stopping < 2)
-        copy = dup(fd); /* libuv cannot give a handle's socket away, so the connection keeps a copy */
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* libuv cannot give a handle's socket away, so the connection keeps a copy */
     uv_close((uv_handle_t *)tcp, (uv_close_cb)free);
     if (copy >= 0 && add_connection(s, copy, -1, &err)) sl_log(SL_LOG_WARN, "coord", "%s", err.msg);
 }
@@ -292,11 +331,13 @@ static void on_connection(uv_stream_t *listener, int status)
 
 static void on_report(struct stage_peer *p, const struct sl_ctl_report *r)
 {
-    p->busy_ns = r->busy_ns;
-    p->steps = r->steps;
-    p->rows = r->rows;
+    p->now.busy_ns = r->busy_ns;
+    p->now.steps = r->steps;
+    p->now.rows = r->rows;
     if (r->n_links) {
-        p->link = r->links[0];
+        p->now.link_frames = r->links[0].frames;
+        p->now.link_bytes = r->links[0].bytes;
+        p->now.link_busy_ns = r->links[0].busy_ns;
         snprintf(p->link_transport, sizeof p->link_transport, "%s", r->links[0].transport);
     }
     if (!p->timeline) p->timeline = calloc(SL_TIMELINE_MAX, sizeof *p->timeline);
@@ -439,15 +480,21 @@ void sl_control_load(struct sl_service *s, int device, const struct sl_effect *f
                                 .max_seqs = (uint32_t)(c->sequences ? c->sequences : 16),
                                 .max_rows = SL_MAX_ROWS,
                                 .kv_type = c->kv_format ? c->kv_format : "auto",
-                                .memory_bytes = fx->load.memory_bytes}};
+                                .memory_bytes = fx->load.memory_bytes + s->workspace_bytes}};
     if (p->ctl) sl_ctl_conn_send(p->ctl, &m);
+}
+
+/* Names that could not be found out are equal to none. */
+static int is_same(const char *a, const char *b)
+{
+    return *a && strcmp(a, b) == 0;
 }
 
 /* The transport that two devices share best; a: -1 is the coordinator. */
 static const char *choose(const struct sl_service *s, int a, int b)
 {
     const struct sl_cluster *c = s->cluster;
-    char my_host[128] = "", my_process[160] = "";
+    char my_host[SL_ID_MAX] = "", my_process[SL_ID_MAX] = "";
     const char *host_a = my_host, *process_a = my_process, *list_a = sl_hub_transports(s->hub), *where_a = "127.0.0.1";
     const struct stage_peer *pb = &s->peers[b];
     const struct sl_node *nb = &c->nodes[c->devices[b].node];
@@ -470,8 +517,8 @@ static const char *choose(const struct sl_service *s, int a, int b)
     }
     /* two names for one kernel (network namespaces, containers) count as two hosts: the user said so */
     int one_place = strcmp(where_a, nb->host) == 0 || (a < 0 && nb->launch == SL_LAUNCH_LOCAL);
-    return sl_transport_choose(list_a, pb->transports, strcmp(process_a, pb->process_id) == 0,
-                               one_place && strcmp(host_a, pb->host_id) == 0);
+    return sl_transport_choose(list_a, pb->transports, is_same(process_a, pb->process_id),
+                               one_place && is_same(host_a, pb->host_id));
 }
 
 static const struct sl_ctl_port *port_of(const struct sl_ctl_port *ports, int n, const char *transport)
@@ -506,6 +553,8 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
 {
     const struct sl_plan *plan = sl_coord_plan(s->coord);
     struct sl_err err = {0};
+    for (int i = 0; i < plan->n_stages; i++)
+        if (!s->peers[plan->stages[i].device].ctl) return; /* died in this very step: its DOWN is on the way */
     sl_hub_disconnect_all(s->hub);
     memset(s->route, SL_ROUTE_COORD, sizeof s->route);
     s->n_route = plan->n_stages;
@@ -669,10 +718,7 @@ void sl_control_close(struct sl_service *s)
 {
     for (int i = 0; s->peers && i < s->cluster->n_devices; i++) {
         struct stage_peer *p = &s->peers[i];
-        if (p->child) { /* it was told to leave; should it hang, it dies with its control connection and us */
-            sl_child_kill(p->child, SIGTERM);
-            sl_child_abandon(p->child);
-        }
+        if (p->child) sl_child_abandon(p->child, SL_CHILD_LEAVE_MS); /* it was told to leave */
         sl_ctl_conn_close(p->ctl);
         free(p->link_end);
         p->child = NULL;

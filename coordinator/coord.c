@@ -224,6 +224,12 @@ static void on_news(struct sl_coord *c, enum sl_members_news news, int device)
 
 /* ---- requests ---- */
 
+/* The plan may have had to lower it. */
+static int context(const struct sl_coord *c)
+{
+    return c->members.planned ? c->members.plan.context : c->p.load.context;
+}
+
 static int may_submit(struct sl_coord *c, const struct sl_submit *s)
 {
     struct sl_err *err = &c->refusal;
@@ -232,7 +238,7 @@ static int may_submit(struct sl_coord *c, const struct sl_submit *s)
     if (c->draining)
         return sl_err_set(err, SL_ERETRY, "the cluster is shutting down; try again later");
     int max_rows = c->members.planned ? c->members.plan.max_rows : c->p.load.max_rows;
-    int rc = sl_request_check(s, c->p.n_vocab, c->p.load.context, max_rows, err);
+    int rc = sl_request_check(s, c->p.n_vocab, context(c), max_rows, err);
     if (rc) return rc;
     int room = c->p.load.sequences + c->p.queue_max;
     if (c->sched.n_running + c->sched.n_waiting >= room)
@@ -249,7 +255,7 @@ static int submit(struct sl_coord *c, const struct sl_submit *s, uint64_t now_ns
     int rc = may_submit(c, s);
     if (rc) return rc;
     struct sl_request *r = NULL;
-    rc = sl_request_create(s, c->p.load.context, c->p.load.block_tokens, now_ns, &r);
+    rc = sl_request_create(s, context(c), c->p.load.block_tokens, now_ns, &r);
     if (rc) return sl_err_set(&c->refusal, rc, "no memory for the request");
     if (c->members.n_blocks)
         rc = sl_request_fit(r, c->members.n_blocks, c->p.load.block_tokens, &c->refusal);

@@ -19,6 +19,14 @@
 #define SL_JOIN_MS 60000         /* a process we started must have joined within this time, ssh included */
 #define SL_PENDING_MAX 64       /* accepted connections that have not said Hello yet */
 #define SL_TIMELINE_MAX 4096    /* step records kept per stage */
+#define SL_FREE_PERCENT 90      /* of a host's free memory that its stages may share */
+#define SL_CONTEXT_LEAST 512    /* tokens: a context nobody asked for is lowered to what fits, down to this */
+#define SL_CHILD_LEAVE_MS 2000  /* how long a stage told to leave may take before it is killed */
+
+/* What a stage has done. */
+struct stage_counts {
+    uint64_t busy_ns, steps, rows, link_frames, link_bytes, link_busy_ns;
+};
 
 /* One device of the topology file and the stage process that stands for it. */
 struct stage_peer {
@@ -37,8 +45,8 @@ struct stage_peer {
     /* facts of Ready and Report */
     struct sl_ctl_ready ready;
     uint64_t loaded_bytes, total_bytes;
-    uint64_t busy_ns, steps, rows, busy_before; /* busy_before: of processes that died */
-    struct sl_ctl_link link;
+    struct stage_counts now, before; /* of this process, as it last said; of those before it */
+    uint64_t memory_bytes;           /* what it may use; kept when it comes back, for the plan stays */
     char link_transport[16];
     struct sl_ctl_step *timeline;
     unsigned timeline_at, timeline_len;
@@ -78,6 +86,7 @@ struct sl_service {
     struct sl_template *template;
     char model_name[96];
     int context;
+    uint64_t workspace_bytes; /* a stage's memory besides weights and KV */
     uint64_t *layer_bytes;
     struct sl_coord *coord;
     const char *names[SL_DEVICES_MAX];

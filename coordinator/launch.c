@@ -26,9 +26,9 @@
 struct sl_child {
     uv_process_t process;
     uv_pipe_t err, in;
-    uv_timer_t last_words;
+    uv_timer_t patience;
     int open_handles;
-    int exited, eof, reported, has_in;
+    int exited, eof, reported, has_in, killed;
     int status;
     sl_child_exit_fn on_exit; /* NULL: abandoned */
     void *arg;
@@ -146,9 +146,8 @@ static void on_handle_closed(uv_handle_t *h)
     free(c);
 }
 
-static void close_handle(struct sl_child *c, void *h)
+static void close_handle(void *h)
 {
-    (void)c;
     if (!uv_is_closing(h)) uv_close(h, on_handle_closed);
 }
 
@@ -157,15 +156,30 @@ static void finish(struct sl_child *c)
     if (c->reported) return;
     c->reported = 1;
     if (c->on_exit) c->on_exit(c->arg, c->status, c->last_line);
-    close_handle(c, &c->process);
-    close_handle(c, &c->err);
-    close_handle(c, &c->last_words);
-    if (c->has_in) close_handle(c, &c->in);
+    close_handle(&c->process);
+    close_handle(&c->err);
+    close_handle(&c->patience);
+    if (c->has_in) close_handle(&c->in);
 }
 
-static void on_last_words(uv_timer_t *t)
+static void kill_now(struct sl_child *c);
+
+/* The one timer: whoever was to leave is killed; what was killed, or said its last words to somebody who keeps stderr open, is
+ * waited for no longer. */
+static void on_patience(uv_timer_t *t)
 {
-    finish(t->data);
+    struct sl_child *c = t->data;
+    if (c->exited || c->killed)
+        finish(c);
+    else
+        kill_now(c);
+}
+
+static void kill_now(struct sl_child *c)
+{
+    c->killed = 1;
+    uv_process_kill(&c->process, SIGKILL);
+    uv_timer_start(&c->patience, on_patience, REAP_MS, 0);
 }
 
 static void on_exit_status(uv_process_t *p, int64_t status, int sig)
@@ -176,7 +190,7 @@ static void on_exit_status(uv_process_t *p, int64_t status, int sig)
     if (c->eof)
         finish(c);
     else
-        uv_timer_start(&c->last_words, on_last_words, LAST_WORDS_MS, 0);
+        uv_timer_start(&c->patience, on_patience, LAST_WORDS_MS, 0);
 }
 
 static void say(struct sl_child *c)
@@ -257,11 +271,16 @@ int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct s
     for (int i = 0; i < a.n; i++) argv[i] = a.text.data + a.at[i];
     argv[a.n] = NULL;
     char **env = ssh ? NULL : child_environment(p->join_key, key_line, sizeof key_line, parent, sizeof parent);
+    if (!ssh && !env) {
+        sl_buf_close(&a.text);
+        free(c);
+        return sl_err_set(err, SL_ENOMEM, "no memory for a child process");
+    }
 
     uv_pipe_init(loop, &c->err, 0);
     uv_pipe_init(loop, &c->in, 0);
-    uv_timer_init(loop, &c->last_words);
-    c->err.data = c->in.data = c->last_words.data = c->process.data = c;
+    uv_timer_init(loop, &c->patience);
+    c->err.data = c->in.data = c->patience.data = c->process.data = c;
     c->has_in = 1;
     c->open_handles = 4;
     c->on_exit = p->on_exit;
@@ -300,14 +319,12 @@ int sl_child_pid(const struct sl_child *c)
     return c->process.pid;
 }
 
-void sl_child_kill(struct sl_child *c, int sig)
-{
-    if (!c->exited) uv_process_kill(&c->process, sig);
-}
-
-void sl_child_abandon(struct sl_child *c)
+void sl_child_abandon(struct sl_child *c, int grace_ms)
 {
     c->on_exit = NULL;
-    sl_child_kill(c, SIGKILL);
-    if (!c->exited && !c->reported) uv_timer_start(&c->last_words, on_last_words, REAP_MS, 0);
+    if (c->exited || c->reported) return;
+    if (grace_ms)
+        uv_timer_start(&c->patience, on_patience, (uint64_t)grace_ms, 0);
+    else
+        kill_now(c);
 }

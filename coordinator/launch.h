@@ -32,9 +32,9 @@ struct sl_launch_params {
 /* node->launch is LOCAL or SSH. */
 int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct sl_child **out, struct sl_err *err);
 int sl_child_pid(const struct sl_child *c);
-void sl_child_kill(struct sl_child *c, int sig); /* SIGTERM, SIGKILL; the exit is still reported */
-/* No report any more: detaches the callback (at shutdown), kills with SIGKILL and frees when the process is gone. */
-void sl_child_abandon(struct sl_child *c);
+/* No report any more: detaches the callback, kills the process unless it ends by itself within grace_ms (0: now), frees when it
+ * is gone. */
+void sl_child_abandon(struct sl_child *c, int grace_ms);
 
 #ifdef __cplusplus
 }

@@ -9,9 +9,12 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "base/sl_assert.h"
+#include "base/text.h"
 #include "coordinator/internal.h"
 #include "model/template.h"
 #include "model/tokenizer.h"
+
+#define LOGIT_ROWS 64 /* rows of logits that a last stage may hold at one time */
 
 /* ---- effects ---------------------------------------------------------------------------------------------------- */
 
@@ -19,7 +22,7 @@ static void send_batch(struct sl_service *s, const struct sl_effect *fx)
 {
     sl_buf_clear(&s->packed);
     int r = sl_batch_pack(fx->batch.batch, &s->packed);
-    SL_ASSERT(r == 0); /* the scheduler keeps every limit */
+    SL_ASSERT(r == 0 || r == SL_ENOMEM); /* the scheduler keeps every limit */
     struct sl_frame_head h = {.kind = SL_FRAME_BATCH,
                               .epoch = fx->batch.epoch,
                               .slot = fx->batch.slot,
@@ -27,11 +30,10 @@ static void send_batch(struct sl_service *s, const struct sl_effect *fx)
                               .dtype = SL_F32,
                               .n_hops = (uint8_t)s->n_route};
     memcpy(h.route, s->route, sizeof h.route);
-    struct sl_frame *f = sl_frame_alloc(&h);
+    struct sl_frame *f = r ? NULL : sl_frame_alloc(&h);
     const char *why = "no memory for a micro-batch";
     if (f) {
         memcpy(f->body, s->packed.data, s->packed.len);
-        memset(f->body + s->packed.len, 0, sl_frame_desc_padded(&h) - s->packed.len);
         r = sl_hub_send(s->hub, 0, f);
         if (r == 0) return;
         why = sl_strerror(r);
@@ -71,14 +73,25 @@ static void on_fail(struct sl_service *s, const struct sl_effect *fx)
 
 static void finish_stop(struct sl_service *s);
 
+/* The plan has the last word on a context that nobody asked for. */
+static void take_context(struct sl_service *s)
+{
+    int fits = sl_coord_plan(s->coord)->context;
+    if (fits == s->context) return;
+    sl_log(SL_LOG_WARN, "coord", "context lowered to %d tokens, all that memory holds of the model's %d; set it (-c, model.context) "
+           "to say otherwise", fits, s->context);
+    s->context = fits;
+}
+
 static void perform(struct sl_service *s, const struct sl_effect *fx)
 {
-    if (s->stopping == 2) return; /* everything is being closed already */
+    if (s->stopping == 2 || s->failed) return; /* all is being closed, or will be; requests have been told */
     switch (fx->kind) {
     case SL_FX_LAUNCH:
         sl_control_launch(s, fx->device);
         break;
     case SL_FX_LOAD:
+        take_context(s);
         sl_control_load(s, fx->device, fx);
         break;
     case SL_FX_WIRE:
@@ -125,30 +138,38 @@ static void step_now(struct sl_service *s, struct sl_event *ev)
 static void free_deferred(struct deferred *d)
 {
     free(d->tokens);
-    for (int i = 0; i < d->submit.n_stops; i++) free(d->stops[i]);
+    for (int i = 0; i < SL_STOPS_MAX; i++) free(d->stops[i]);
     free(d);
 }
 
-/* Keeps a copy of an event that came up in the middle of a step. Only these kinds do: their pointers are copied. */
-static void defer(struct sl_service *s, const struct sl_event *ev)
+static int copy_submit(struct deferred *d, const struct sl_submit *from)
+{
+    d->submit = *from;
+    d->ev.submit = &d->submit;
+    d->submit.tokens = d->tokens = malloc((size_t)from->n_tokens * sizeof *d->tokens);
+    if (!d->tokens) return SL_ENOMEM;
+    memcpy(d->tokens, from->tokens, (size_t)from->n_tokens * sizeof *d->tokens);
+    for (int i = 0; i < from->n_stops; i++)
+        if (!(d->submit.stops[i] = d->stops[i] = strdup(from->stops[i]))) return SL_ENOMEM;
+    return 0;
+}
+
+/* Keeps a copy of an event that came up in the middle of a step, with what it points to. 0 or, for a SUBMIT, SL_ENOMEM. */
+static int defer(struct sl_service *s, const struct sl_event *ev)
 {
     struct deferred *d = calloc(1, sizeof *d);
-    SL_ASSERT(d);
+    SL_ASSERT(ev->kind != SL_EV_RESULTS); /* only the loop brings these */
+    SL_ASSERT(d || ev->kind == SL_EV_SUBMIT);
+    if (!d) return SL_ENOMEM;
     d->ev = *ev;
-    if (ev->kind == SL_EV_SUBMIT) {
-        d->submit = *ev->submit;
-        d->tokens = malloc((size_t)ev->submit->n_tokens * sizeof *d->tokens);
-        SL_ASSERT(d->tokens);
-        memcpy(d->tokens, ev->submit->tokens, (size_t)ev->submit->n_tokens * sizeof *d->tokens);
-        d->submit.tokens = d->tokens;
-        for (int i = 0; i < d->submit.n_stops; i++) d->submit.stops[i] = d->stops[i] = strdup(ev->submit->stops[i]);
-        d->ev.submit = &d->submit;
-    } else if (ev->kind == SL_EV_DOWN) {
-        d->ev.down.message = s->peers[ev->device].last_error;
+    if (ev->kind == SL_EV_SUBMIT && copy_submit(d, ev->submit)) {
+        free_deferred(d);
+        return SL_ENOMEM;
     }
-    SL_ASSERT(ev->kind != SL_EV_RESULTS);
+    if (ev->kind == SL_EV_DOWN) d->ev.down.message = s->peers[ev->device].last_error;
     *s->deferred_tail = d;
     s->deferred_tail = &d->next;
+    return 0;
 }
 
 void sl_service_event(struct sl_service *s, struct sl_event *ev)
@@ -209,6 +230,9 @@ int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_repl
 {
     if (s->failed || s->stopping)
         return sl_err_set(err, SL_ERETRY, s->failed ? "the cluster has failed" : "the server is shutting down");
+    if (req->n_tokens < 1 || req->n_stops < 0 || req->n_stops > SL_STOPS_MAX)
+        return sl_err_set(err, SL_EINPUT, "a request of %d tokens with %d stop strings; give 1 or more, and at most %d",
+                          req->n_tokens, req->n_stops, SL_STOPS_MAX);
     struct reply_to *to = malloc(sizeof *to);
     if (!to) return sl_err_set(err, SL_ENOMEM, "no memory for a request");
     *to = (struct reply_to){fn, arg};
@@ -219,18 +243,20 @@ int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_repl
         return sl_err_set(err, SL_ENOMEM, "no memory for a request");
     }
     struct sl_event ev = {.kind = SL_EV_SUBMIT, .submit = &copy};
-    /* from inside a reply the answer comes later: a refusal is a FAIL reply then */
-    s->refused.code = 0;
-    if (!s->stepping) s->submitting = copy.id;
-    sl_service_event(s, &ev);
-    if (!s->submitting || s->refused.code == 0) {
+    struct sl_err refused = {0};
+    if (s->stepping) { /* from inside a reply: it is answered later, and a refusal is a FAIL reply */
+        if (defer(s, &ev)) sl_err_set(&refused, SL_ENOMEM, "no memory for a request");
+    } else {
+        s->submitting = copy.id;
+        s->refused.code = 0;
+        sl_service_event(s, &ev);
         s->submitting = 0;
-        return 0;
+        refused = s->refused;
     }
-    s->submitting = 0;
+    if (refused.code == 0) return 0;
     free(sl_map_remove(&s->replies, copy.id));
-    if (err) *err = s->refused;
-    return s->refused.code;
+    if (err) *err = refused;
+    return refused.code;
 }
 
 void sl_service_cancel(struct sl_service *s, uint64_t id)
@@ -263,7 +289,7 @@ void sl_service_give_up(struct sl_service *s, const struct sl_err *err)
     if (s->failed || s->stopping) return;
     s->failed = 1;
     s->serving = 0;
-    sl_log(SL_LOG_ERROR, "coord", "%s", err->msg);
+    sl_log(SL_LOG_INFO, "coord", "giving up: %s", err->msg); /* the command says it aloud */
     fail_all(s, err);
     s->p.on_state(s->p.on_state_arg, err);
 }
@@ -292,6 +318,15 @@ static int read_model(struct sl_service *s, struct sl_err *err)
     return 0;
 }
 
+/* About what a stage takes for a micro-batch's activations (it decides exactly, and reserves fewer blocks when it needs more). */
+static uint64_t workspace_bytes(const struct sl_config *c)
+{
+    uint64_t heads = (uint64_t)(c->n_heads + c->n_kv_heads) * (uint64_t)c->head_dim;
+    uint64_t row = (uint64_t)c->n_embd + 2 * heads + 2 * (uint64_t)c->n_ff;
+    uint64_t logits = (uint64_t)LOGIT_ROWS * (uint64_t)(c->n_vocab + c->n_embd);
+    return (SL_MAX_ROWS * row + logits) * sizeof(float);
+}
+
 static int create_coord(struct sl_service *s, struct sl_err *err)
 {
     const struct sl_cluster *c = s->cluster;
@@ -302,6 +337,7 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
                                 .tokenizer = s->tokenizer};
     s->layer_bytes = calloc((size_t)s->config.n_layers, sizeof *s->layer_bytes);
     if (!s->layer_bytes) return sl_err_set(err, SL_ENOMEM, "no memory for the plan");
+    s->workspace_bytes = workspace_bytes(&s->config);
     int r = 0;
     for (int i = 0; r == 0 && i < s->config.n_layers; i++)
         r = sl_config_layer_bytes(s->weights, &s->config, i, &s->layer_bytes[i], err);
@@ -313,13 +349,21 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
     for (int i = 0; i < c->n_devices; i++) {
         const struct sl_device *d = &c->devices[i];
         s->hints[i] = (struct sl_plan_device){d->memory_bytes, d->bandwidth, d->layer_from, d->layer_to};
-        if (d->memory_bytes) s->hints[i].memory_bytes -= SL_MIN(d->memory_bytes, d->reserve_bytes);
+        if (d->memory_bytes) { /* not 0: that would be "not said" */
+            uint64_t taken = d->reserve_bytes + s->workspace_bytes;
+            char need[32], has[32];
+            if (d->memory_bytes <= taken)
+                return sl_err_set(err, SL_ELIMIT, "%s: a memory limit of %s does not even hold the %s of activations and reserve; "
+                                  "raise it", d->name, sl_format_bytes(d->memory_bytes, has), sl_format_bytes(taken, need));
+            s->hints[i].memory_bytes = d->memory_bytes - taken;
+        }
         s->restartable[i] = c->nodes[d->node].launch != SL_LAUNCH_EXTERNAL;
         s->names[i] = d->name;
     }
     p.hints = s->hints;
     p.restartable = s->restartable;
     p.load = (struct sl_plan_load){.context = s->context,
+                                   .context_least = c->context ? 0 : SL_MIN(s->context, SL_CONTEXT_LEAST),
                                    .sequences = c->sequences ? c->sequences : 16,
                                    .block_tokens = SL_BLOCK_TOKENS,
                                    .micro_batches = c->micro_batches,

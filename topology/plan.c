@@ -235,6 +235,26 @@ static int choose(const struct planner *p, struct cut *best)
     return found;
 }
 
+/* The longest context of which one sequence fits, by halving; own->context is left at it, or at the
+ * least when not even that fits. */
+static int lower_context(struct planner *p, struct sl_plan_load *own, struct cut *best)
+{
+    int block = own->block_tokens, fits = (own->context_least + block - 1) / block;
+    int too_long = blocks_per_sequence(p);
+    p->load = own;
+    own->context = own->context_least;
+    if (!best_cut(p, (uint64_t)blocks_per_sequence(p), best)) return 0;
+    while (too_long - fits > 1) {
+        int middle = fits + (too_long - fits) / 2;
+        if (best_cut(p, (uint64_t)middle, best))
+            fits = middle;
+        else
+            too_long = middle;
+    }
+    own->context = fits * block;
+    return choose(p, best);
+}
+
 /* ---- when nothing fits ---- */
 
 /* Where the run of unpinned devices from place i on must have brought us: the next pinned layer, or
@@ -364,10 +384,13 @@ int sl_plan_make(const struct sl_plan_model *m, const struct sl_plan_device *d,
     p.table = malloc(sizeof *p.table * (size_t)(n_devices + 1));
     if (!p.table) return sl_err_set(err, SL_ENOMEM, "no memory to plan");
     struct cut c;
+    struct sl_plan_load own = *load;
     int fits = choose(&p, &c);
+    if (!fits && load->context_least) fits = lower_context(&p, &own, &c);
     free(p.table);
     if (!fits) return does_not_fit(&p, err);
     memset(out, 0, sizeof *out);
+    out->context = p.load->context;
     out->n_blocks = blocks_that_fit(&p, &c);
     fill_stages(&p, &c, out);
     /* One per stage keeps all of them busy. A lone stage gets one: a second would read the weights

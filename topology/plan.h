@@ -33,6 +33,7 @@ struct sl_plan_device {
 /* What the plan must serve. */
 struct sl_plan_load {
     int context;      /* tokens of the longest sequence */
+    int context_least; /* not 0: when memory is short, plan for a shorter one, down to this */
     int sequences;    /* concurrent */
     int block_tokens; /* of a KV block */
     int micro_batches; /* 0 = choose */
@@ -51,6 +52,7 @@ struct sl_plan_stage {
 struct sl_plan {
     int n_stages;
     struct sl_plan_stage stages[SL_DEVICES_MAX]; /* in pipeline order */
+    int context;       /* of the load, or what fits */
     int n_blocks;      /* KV blocks on every stage: what the poorest can hold, at most what the load can use */
     int micro_batches; /* in flight */
     int chunk;         /* prefill tokens in one micro-batch */
