@@ -17,6 +17,7 @@ struct run;
 struct client {
     struct run *run;
     uint64_t first_ns, last_ns; /* tokens */
+    uint64_t id;
     int tokens, ended;
     uint64_t *times;            /* [generate] when each token came */
 };
@@ -58,13 +59,15 @@ static int play(struct run *r, const struct sl_bench_test *t, uint64_t *start_ns
     r->left = r->n;
     *start_ns = sl_env_now_ns();
     for (int i = 0; rc == 0 && i < r->n; i++) {
-        uint64_t id;
         struct sl_submit req = {.tokens = ids, .n_tokens = n_prompt, .max_tokens = SL_MAX(t->generate, 1), .ignore_eos = 1};
         sl_sampling_default(&req.sampling);
         fill_prompt(ids, n_prompt, n_vocab, (uint64_t)i);
-        rc = sl_service_submit(r->s->service, &req, on_reply, &r->clients[i], &id, err);
+        rc = sl_service_submit(r->s->service, &req, on_reply, &r->clients[i], &r->clients[i].id, err);
+        if (rc) r->clients[i].ended = 1;
     }
     free(ids);
+    for (int i = 0; rc && i < r->n; i++) /* they point to clients that are going away */
+        if (r->clients[i].id && !r->clients[i].ended) sl_service_cancel(r->s->service, r->clients[i].id);
     while (rc == 0 && r->left > 0) uv_run(&r->s->loop, UV_RUN_DEFAULT);
     if (rc == 0 && r->err.code) {
         if (err) *err = r->err;

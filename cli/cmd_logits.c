@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/sl_assert.h"
 #include "cli/cmd.h"
@@ -55,9 +56,11 @@ static int write_safetensors(const char *path, const struct collect *c, struct s
     if (!f) return sl_err_set(err, SL_EINPUT, "cannot write %s; choose another -o", path);
     int ok = fwrite(&len, sizeof len, 1, f) == 1 && fwrite(json, 1, (size_t)n, f) == (size_t)n &&
              fwrite(c->logits, 1, bytes, f) == bytes;
+    struct stat st;
+    int ours = fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode); /* never unlink a device */
     if (fclose(f)) ok = 0;
     if (!ok) {
-        remove(path);
+        if (ours) remove(path);
         return sl_err_set(err, SL_EIO, "could not write %zu bytes to %s (disk full?)", bytes, path);
     }
     return 0;

@@ -56,7 +56,9 @@ static int read_all(const char *path, struct sl_buf *out, struct sl_err *err)
     size_t n;
     int r = 0;
     while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(out, chunk, n);
+    int bad = ferror(f);
     fclose(f);
+    if (bad) return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
     return r ? sl_err_set(err, r, "%s is longer than %u bytes", path, SL_TOK_TEXT_MAX) : 0;
 }
 

@@ -1,4 +1,5 @@
 /* cmd_run.c - `sluice run`: one prompt, one answer on stdout. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ static const struct sl_conf_row rows[] = {
 
 struct answer {
     const struct settings *s;
+    struct sl_session *session;
     struct sl_buf text;
     json_t *ids;
     struct sl_timings timings;
@@ -51,7 +53,10 @@ static void show(struct answer *a, const char *text, size_t n)
         return;
     }
     fwrite(text, 1, n, stdout);
-    fflush(stdout);
+    if (!fflush(stdout)) return;
+    struct sl_err e; /* nobody reads on: why compute on */
+    sl_err_set(&e, SL_EIO, "standard output could not be written: %s", strerror(errno));
+    sl_session_interrupt(a->session, &e);
 }
 
 static void on_reply(void *arg, const struct sl_effect *fx)
@@ -79,7 +84,9 @@ static int read_file(const char *path, struct sl_buf *out, struct sl_err *err)
     size_t n;
     int r = 0;
     while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(out, chunk, n);
+    int bad = ferror(f);
     if (f != stdin) fclose(f);
+    if (bad) return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
     return r ? sl_err_set(err, r, "%s is too long for a prompt", path) : 0;
 }
 
@@ -148,7 +155,7 @@ static int run(const struct settings *s, const char *yaml, struct sl_err *err)
     static struct sl_session session;
     struct sl_cluster cluster;
     struct sl_ids ids = {0};
-    struct answer a = {.s = s, .ids = json_array()};
+    struct answer a = {.s = s, .session = &session, .ids = json_array()};
     sl_buf_init(&a.text, ANSWER_MAX);
     int r = sl_session_cluster(&s->session, yaml, &cluster, err);
     if (r == 0) r = sl_session_open(&session, &cluster, err);

@@ -1,5 +1,6 @@
 /* cmd_stage.c - `sluice stage`: one stage process that joins a coordinator. Started by `serve`, by ssh, or by whatever
  * starts processes on that host. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -113,7 +114,7 @@ static int dial(uv_loop_t *loop, const char *where, int64_t wait_s, int *fd, str
             while (r == 0 && !d.done) uv_run(loop, UV_RUN_ONCE);
             if (r == 0) r = d.status;
             uv_os_fd_t got;
-            if (r == 0 && uv_fileno((uv_handle_t *)&d.tcp, &got) == 0) *fd = dup(got);
+            if (r == 0 && uv_fileno((uv_handle_t *)&d.tcp, &got) == 0) *fd = fcntl(got, F_DUPFD_CLOEXEC, 0);
             uv_close((uv_handle_t *)&d.tcp, NULL);
             uv_run(loop, UV_RUN_NOWAIT);
             uv_freeaddrinfo(look.addrinfo);

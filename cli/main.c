@@ -1,11 +1,15 @@
 /* main.c - the table of subcommands. Each is one file, cmd_NAME.c; `sluice NAME --help` documents it. */
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "cli/cmd.h"
+#include "transport/link.h"
 
 static const struct command {
     const char *name;
@@ -34,9 +38,28 @@ static void usage(FILE *out)
                  "  sluice serve deploy/clusters/three-stages.yaml\n");
 }
 
+/* With 0, 1 or 2 closed by whoever started us, the next socket would get that number, and our messages with it. */
+static void keep_standard_files(void)
+{
+    int fd;
+    do fd = open("/dev/null", O_RDWR); /* the lowest free number */
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
+/* The command's status, unless what it printed did not arrive. */
+static int finish(int status)
+{
+    if (!fflush(stdout) && !ferror(stdout)) return status;
+    if (!status) fprintf(stderr, "sluice: standard output could not be written: %s\n", strerror(errno));
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN); /* a client that left is an error code, not a death */
+    sl_transport_setup();
+    keep_standard_files();
     if (argc < 2) {
         usage(stderr);
         return 2;
@@ -51,7 +74,7 @@ int main(int argc, char **argv)
     }
     const char *names[SL_ARRAY_LEN(commands)];
     for (size_t i = 0; i < SL_ARRAY_LEN(commands); i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+        if (strcmp(argv[1], commands[i].name) == 0) return finish(commands[i].run(argc - 1, argv + 1));
         names[i] = commands[i].name;
     }
     const char *near = sl_nearest(argv[1], names, SL_ARRAY_LEN(names));

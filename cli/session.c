@@ -219,7 +219,8 @@ void sl_session_close(struct sl_session *s, int now)
     }
     while (s->threads) stop_thread(s->threads);
     uv_run(&s->loop, UV_RUN_DEFAULT); /* lets every handle finish closing */
-    if (uv_loop_close(&s->loop)) sl_log(SL_LOG_DEBUG, "cli", "the loop still had handles");
+    int r = uv_loop_close(&s->loop);
+    SL_ASSERT(r == 0); /* a handle that its owner forgot to close */
     sl_cluster_close(&s->cluster);
 }
 
@@ -247,9 +248,20 @@ int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_f
     uint64_t id;
     int r = sl_service_submit(s->service, req, on_reply, &w, &id, err);
     if (r) return r;
-    while (!w.ended) uv_run(&s->loop, UV_RUN_DEFAULT);
+    s->stop.code = 0;
+    while (!w.ended && !s->stop.code) uv_run(&s->loop, UV_RUN_DEFAULT);
+    if (!w.ended) {
+        sl_service_cancel(s->service, id);
+        w.err = s->stop;
+    }
     if (w.err.code && err) *err = w.err;
     return w.err.code;
+}
+
+void sl_session_interrupt(struct sl_session *s, const struct sl_err *why)
+{
+    s->stop = *why;
+    uv_stop(&s->loop);
 }
 
 static void on_settled(uv_timer_t *t)

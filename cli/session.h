@@ -50,6 +50,7 @@ struct sl_session {
     struct thread_stage *threads; /* stages of this process */
     int serving, failed, open;
     int closed;                   /* the service has stopped: set by whoever stopped it */
+    struct sl_err stop;           /* sl_session_interrupt's reason, code 0: none */
     uint64_t start_ns, ready_ns;  /* monotonic: opened, first served */
     struct sl_err err;            /* why it failed */
     void (*on_state)(void *arg, const struct sl_err *err); /* the command's own, may be NULL */
@@ -69,6 +70,9 @@ void sl_session_close(struct sl_session *s, int now);
 
 /* Submits and runs the loop until the request has ended; replies go to fn. The request's failure is returned. */
 int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_fn fn, void *arg, struct sl_err *err);
+
+/* From inside a reply: the running sl_session_run cancels its request and returns this error. */
+void sl_session_interrupt(struct sl_session *s, const struct sl_err *why);
 
 /* Runs the loop until every stage has reported what it did up to now. */
 void sl_session_settle(struct sl_session *s);
