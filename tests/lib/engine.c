@@ -26,19 +26,28 @@ static void make_processes(struct sl_cluster *c)
     }
 }
 
-struct engine *engine_open(const struct engine_setup *setup)
+struct engine *engine_try_open(const struct engine_setup *setup, struct sl_err *err)
 {
     struct engine *e = calloc(1, sizeof *e);
     struct sl_cluster cluster;
-    struct sl_err err = {0};
     assert_non_null(e);
     if (setup->transports)
         setenv("SLUICE_TRANSPORTS", setup->transports, 1);
     else
         unsetenv("SLUICE_TRANSPORTS");
-    if (sl_session_cluster(&setup->session, NULL, &cluster, &err)) fail_msg("cluster: %s", err.msg);
-    if (setup->processes) make_processes(&cluster);
-    if (sl_session_open(&e->session, &cluster, &err)) fail_msg("start: %s", err.msg);
+    int r = sl_session_cluster(&setup->session, NULL, &cluster, err);
+    if (r == 0 && setup->processes) make_processes(&cluster);
+    if (r == 0) r = sl_session_open(&e->session, &cluster, err);
+    if (r == 0) return e;
+    free(e);
+    return NULL;
+}
+
+struct engine *engine_open(const struct engine_setup *setup)
+{
+    struct sl_err err = {0};
+    struct engine *e = engine_try_open(setup, &err);
+    if (!e) fail_msg("start: %s", err.msg);
     return e;
 }
 

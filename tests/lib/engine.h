@@ -41,6 +41,8 @@ struct engine_answer {
 };
 
 struct engine *engine_open(const struct engine_setup *setup);
+/* The same for a cluster that may be refused: NULL with the reason in *err. */
+struct engine *engine_try_open(const struct engine_setup *setup, struct sl_err *err);
 void engine_close(struct engine *e);
 
 /* Submits n requests at once and waits until all have ended. answers[n] are filled; close each. */
