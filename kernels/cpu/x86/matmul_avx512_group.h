@@ -63,7 +63,7 @@ INLINE __m512 halves(const uint8_t *p)
 INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64_t g,
                                  int64_t groups)
 {
-    struct factors f;
+    struct factors f = {{_mm512_setzero_ps(), _mm512_setzero_ps()}, _mm512_setzero_ps()};
     const uint8_t *super = p + g / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32);
     const uint8_t *sub = p + groups / SL_MM_SUPER * (kind == SL_MM_K ? 64 : 32) + g * 32;
     __m128i s0, s1;

@@ -3,7 +3,8 @@
  * An unpacked group of a weight tile (8 quads x 16 lanes x 4 bytes) is exactly an AMX operand B,
  * and the planes of 16 activation rows are two operands A. Their products are exact integers, so
  * the floats that follow, one group after the other as in matmul_quant_avx512.c, give the same
- * bits; with fewer than AMX_ROWS rows that kernel is the faster one.
+ * bits. With fewer than AMX_ROWS rows, and for Q6_K with its scale per 16 k, that kernel is the
+ * faster one.
  *
  * What bounds this kernel is not the multiplier (K is only 32, half of an operand) but getting 4 x
  * 16 vectors of integers out of it and scaled for each group. So the products of the next block are
@@ -31,7 +32,7 @@ enum {
 #define B0 6
 #define B1 7
 
-/* The operand of ldtilecfg for products of depth k bytes. Constants, because the compiler does not
+/* The operand of ldtilecfg. A constant, because the compiler does not
  * know that the instruction reads all 64 bytes and would drop stores to a local one. */
 struct config {
     uint8_t palette, start, reserved[14];
@@ -40,13 +41,11 @@ struct config {
 };
 _Static_assert(sizeof(struct config) == 64, "the layout of ldtilecfg");
 
-#define CONFIG(k)                                                                                  \
-    {                                                                                              \
-        .palette = 1, .row_bytes = {64, 64, 64, 64, k, k, 64, 64},                                 \
-        .rows = {BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, (k) / 4, (k) / 4},                      \
-    }
-static const struct config depth32 = CONFIG(32);
-static const struct config depth16 = CONFIG(16); /* for formats with a scale per 16 */
+static const struct config config = {
+    .palette = 1,
+    .row_bytes = {64, 64, 64, 64, SL_MM_GROUP, SL_MM_GROUP, 64, 64},
+    .rows = {BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, SL_MM_GROUP / 4, SL_MM_GROUP / 4},
+};
 
 /* Starts the products of 16 rows at q (plane hi; lo lies 32 bytes on) with weight tile t. A stays
  * for t = 1. */
@@ -82,7 +81,6 @@ INLINE void take(int t, int32_t *out)
 /* A block whose integers wait to be scaled. */
 struct pending {
     int first, rows;         /* its rows within the chunk */
-    int part;                /* which 16 of the 32 k; 0 where a scale is for all */
     int64_t at;              /* g*n + row of its first row */
     const struct factors *f; /* [tiles] */
 };
@@ -92,15 +90,14 @@ struct pending {
 INLINE void scale(enum sl_mm_scales kind, int shift, int t, const struct pending *p,
                   const int32_t *in, const struct sl_mm_act *a, float *acc)
 {
-    int split = kind == SL_MM_K16;
-    __m512 factor = p->f[t].scale[split ? p->part : 0], min = p->f[t].min;
-    const int32_t *neg = split ? a->neg16 + 2 * p->at + p->part : a->neg + p->at;
+    __m512 factor = p->f[t].scale[0], min = p->f[t].min;
+    const int32_t *neg = a->neg + p->at;
     const float *s = a->scale + p->at, *sum = a->sum + p->at;
     acc += t * SL_MM_ACC + p->first * SL_MM_LANES;
     for (int r = 0; r < p->rows; r++, in += SL_MM_LANES, acc += SL_MM_LANES) {
         __m512i lo = _mm512_load_si512(in + WORDS);
         if (shift != SL_MM_NO_OFFSET) {
-            __m512i n = _mm512_set1_epi32(neg[split ? 2 * r : r]);
+            __m512i n = _mm512_set1_epi32(neg[r]);
             lo = _mm512_add_epi32(lo, _mm512_slli_epi32(n, (unsigned)shift));
         }
         __m512i hi = _mm512_slli_epi32(_mm512_load_si512(in), 8);
@@ -122,8 +119,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     struct factors f[2][SL_MM_SPAN] = {0};             /* of this group and of the one before */
     struct pending last = {.rows = 0, .f = f[0]}, now; /* at first nothing waits */
     int64_t groups = a->cols / SL_MM_GROUP, ahead = SL_MIN(groups, (int64_t)PREFETCH_GROUPS);
-    int parts = scales == SL_MM_K16 ? 2 : 1, k = SL_MM_GROUP / parts;
-    _tile_loadconfig(k == 32 ? &depth32 : &depth16);
+    _tile_loadconfig(&config);
     memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
     for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 2
@@ -135,21 +131,19 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
             for (int j = 0; j < 8; j++) _mm512_store_si512(b[t] + 64 * j, w[j]);
             f[g & 1][t] = factors_of(scales, in->scales + t * in->stride, g, groups);
         }
-        for (int part = 0; part < parts; part++) {
-            __asm__ volatile("" ::: "memory"); /* tile loads do not say that they read memory */
-            _tile_loadd(B0, b[0] + part * k * SL_MM_LANES, SL_MM_LANES * 4);
-            if (tiles > 1) _tile_loadd(B1, b[1] + part * k * SL_MM_LANES, SL_MM_LANES * 4);
-            for (int first = 0; first < rows; first += BLOCK) {
-                int64_t at = g * a->n + row + first;
-                now = (struct pending){first, SL_MIN(BLOCK, rows - first), part, at, f[g & 1]};
-                products(0, a->q + at * SL_MM_Q_BYTES + part * k);
-                if (tiles > 1) take(1, ints[1]);
-                scale(scales, shift, 0, &last, ints[0], a, acc);
-                if (tiles > 1) products(1, NULL);
-                take(0, ints[0]);
-                if (tiles > 1) scale(scales, shift, 1, &last, ints[1], a, acc);
-                last = now;
-            }
+        __asm__ volatile("" ::: "memory"); /* tile loads do not say that they read memory */
+        _tile_loadd(B0, b[0], SL_MM_LANES * 4);
+        if (tiles > 1) _tile_loadd(B1, b[1], SL_MM_LANES * 4);
+        for (int first = 0; first < rows; first += BLOCK) {
+            int64_t at = g * a->n + row + first;
+            now = (struct pending){first, SL_MIN(BLOCK, rows - first), at, f[g & 1]};
+            products(0, a->q + at * SL_MM_Q_BYTES);
+            if (tiles > 1) take(1, ints[1]);
+            scale(scales, shift, 0, &last, ints[0], a, acc);
+            if (tiles > 1) products(1, NULL);
+            take(0, ints[0]);
+            if (tiles > 1) scale(scales, shift, 1, &last, ints[1], a, acc);
+            last = now;
         }
     }
     if (tiles > 1) take(1, ints[1]);
@@ -162,7 +156,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     static void tile_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,        \
                             int rows, float *acc)                                                  \
     {                                                                                              \
-        if (rows < AMX_ROWS)                                                                       \
+        if (rows < AMX_ROWS || factor == SL_MM_K16)                                                \
             sl_mm_tile_avx512_##type(w, a, row, rows, acc);                                        \
         else if (w->tiles == 1)                                                                    \
             span(kind, factor, shift, 1, w, a, row, rows, acc);                                    \

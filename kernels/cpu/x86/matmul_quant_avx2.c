@@ -239,7 +239,7 @@ INLINE void tile(enum sl_mm_codes kind, enum sl_mm_scales scales, int shift, con
     for (int64_t g = 0; g < groups; g++, c += bytes) {
         __m256i w[HALVES][16];
         struct factors f[HALVES];
-        _mm_prefetch((const char *)c + 2048, _MM_HINT_T0);
+        for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)c + 2048 + i, _MM_HINT_T0);
         for (int h = 0; h < HALVES; h++) {
             unpack(kind, c, h, w[h]);
             f[h] = factors_of(scales, p, g, groups, h);
