@@ -23,6 +23,9 @@
 #include "coordinator/http_lws.h"
 
 #define BACKLOG 256
+#define SEND_BUFFER                                                                                \
+    (256 << 10) /* bytes the kernel keeps for a client (Linux doubles it): left alone it takes     \
+                   megabytes of a stream that nobody reads before we notice */
 #define TICK_MS 1000
 #define FLUSH_MS 2000   /* that complete answers get to go out when the server stops */
 #define FLUSH_STEP_MS 5 /* between looks whether they have */
@@ -119,7 +122,8 @@ static void on_incoming(uv_poll_t *p, int status, int events)
     (void)events;
     if (status < 0) return;
     for (int i = 0; i < BACKLOG; i++) {
-        int one = 1, fd = accept4(h->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int one = 1, send_buffer = SEND_BUFFER,
+            fd = accept4(h->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EMFILE ||
                 errno == ENFILE) { /* would be called again at once: look next second */
@@ -132,6 +136,7 @@ static void on_incoming(uv_poll_t *p, int status, int events)
         }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
                    sizeof(one)); /* tokens are small and shall not wait */
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof(send_buffer));
         if (h->n_sockets >= SL_HTTP_CONNS_MAX) {
             if (!h->refused++) /* one line a second */
                 sl_log(SL_LOG_WARN, "http", "connections refused: %d are open already",

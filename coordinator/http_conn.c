@@ -82,8 +82,8 @@ void sl_http_drop(struct sl_http_conn *c, const char *why)
 
 void sl_http_wake(struct sl_http_conn *c)
 {
-    if (c->out_pos == 0 || c->out_pos == c->out.len)
-        c->sent_ns = sl_env_now_ns(); /* until now there was nothing to wait for */
+    if (!c->unsent) c->sent_ns = sl_env_now_ns(); /* until now there was nothing to wait for */
+    c->unsent = 1;
     lws_callback_on_writable(c->wsi);
 }
 
@@ -273,6 +273,7 @@ static void begin_request(struct sl_http_conn *c)
     sl_buf_close(&c->in);
     sl_buf_clear(&c->out);
     c->out_pos = 0;
+    c->unsent = 0;
 }
 
 static int on_head(struct lws *wsi, struct sl_http_conn *c, const char *path, size_t n)
@@ -428,6 +429,7 @@ static int on_writable(struct sl_http_conn *c)
         if (c->out_pos == c->out.len) {
             sl_buf_clear(&c->out);
             c->out_pos = 0;
+            c->unsent = 0;
         } else if (c->out_pos > SL_HTTP_STREAM_OUT_MAX / 4 && c->streaming) {
             sl_buf_consume(&c->out, c->out_pos);
             c->out_pos = 0;

@@ -67,6 +67,7 @@ struct sl_http_conn {
     int streaming, chunked_out;
     int dead;             /* being dropped: nothing goes in or out any more */
     uint64_t since_ns;    /* the request began */
+    int unsent;           /* `out` holds something; since sent_ns nothing of it went out */
     uint64_t sent_ns;     /* something went out, or there was nothing to send */
     uint64_t streamed_ns; /* last bytes queued on a stream */
     uint64_t spin_ns;     /* pipelining guard: window and count of empty wake-ups */
