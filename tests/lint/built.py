@@ -70,6 +70,12 @@ def check_sources(tree):
     return out
 
 
+def scripts_text(tree, file):
+    """What the scripts beside a test say: one may run another."""
+    beside = os.path.dirname(file)
+    return "".join(tree.text(f) for f in tree.named(".sh", under=beside + "/") if f != file)
+
+
 def check_tests(tree):
     """Every test program and test script is known to ctest, and every suite has one of the labels."""
     r = run(["ctest", "--test-dir", tree.build, "--show-only=json-v1"])
@@ -78,10 +84,13 @@ def check_tests(tree):
     out = []
     for f in tree.files:
         name = os.path.basename(f)
-        if not f.startswith("tests/") or not name.startswith("test_") or not name.endswith((".c", ".py", ".sh")):
+        script = f.startswith("tests/integration/") and name.endswith((".py", ".sh")) and tree.text(f).startswith("#!")
+        test = f.startswith("tests/") and name.startswith("test_") and name.endswith((".c", ".py", ".sh"))
+        if not script and not test:
             continue
         stem = name.rsplit(".", 1)[0]
-        if not re.search(rf"\b{stem}\b", words) and not re.search(rf"\b{re.escape(name)}\b", cmake_text(tree)):
+        own = tree.texts_of(f"{os.path.dirname(f)}/CMakeLists.txt")
+        if not re.search(rf"\b{stem}\b", words) and not re.search(rf"\b{stem}\b", own) and name not in scripts_text(tree, f):
             out.append(f"{f}: ctest does not run it; add it to {os.path.dirname(f)}/CMakeLists.txt")
     labels = {"unit", "golden", "link", "integration", "fuzz", "lint", "long"}
     for t in tests:

@@ -45,6 +45,10 @@ class Tree:
                 self._texts[file] = f.read()
         return self._texts[file]
 
+    def texts_of(self, file):
+        """The text, empty when there is no such file."""
+        return self.text(file) if file in self.files else ""
+
     def lines(self, file):
         return self.text(file).split("\n")
 
