@@ -88,12 +88,12 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         struct sl_err e = {0};
         size_t used = 0;
         int r = sl_ctl_unpack(c->in.data + at, c->in.len - at, &m, &used, &e);
+        at += used; /* also without a message: what was skipped */
         if (r == SL_EAGAIN) break;
         if (r) {
             end(c, r, e.msg);
             return;
         }
-        at += used;
         c->on_message(c->arg, &m);
         sl_ctl_free(&m);
     }
