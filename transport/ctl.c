@@ -59,7 +59,10 @@ static void end(struct sl_ctl_conn *c, int code, const char *why)
     c->ended = 1;
     uv_read_stop(&c->io.stream);
     struct sl_err e;
-    sl_err_set(&e, code, "%s", why);
+    if (c->fault) /* what we see now is our own doing */
+        sl_err_set(&e, c->fault, "%s", c->fault == SL_EBUSY ? "the peer does not read" : sl_strerror(c->fault));
+    else
+        sl_err_set(&e, code, "%s", why);
     c->on_end(c->arg, &e);
 }
 
@@ -75,10 +78,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     struct sl_ctl_conn *c = stream->data;
     (void)buf;
     if (n < 0) {
-        if (c->fault)
-            end(c, c->fault, c->fault == SL_EBUSY ? "the peer does not read its control connection" : sl_strerror(c->fault));
-        else
-            end(c, SL_ECLOSED, n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
+        end(c, SL_ECLOSED, n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
         return;
     }
     c->in.len += (size_t)n;
