@@ -568,8 +568,12 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
     const struct sl_ctl_port *port = port_of(s->peers[first].ports, s->peers[first].n_ports, choose(s, -1, first));
     if (r == 0 && !port)
         r = sl_err_set(&err, SL_EUNREACHABLE, "the coordinator and %s share no transport", s->names[first]);
-    if (r == 0) r = sl_hub_connect(s->hub, 0, port->transport, port->address, port->address_len, &err);
-    if (r) sl_service_give_up(s, &err);
+    if (r) {
+        sl_service_give_up(s, &err); /* as it is configured it can never work */
+        return;
+    }
+    if (sl_hub_connect(s->hub, 0, port->transport, port->address, port->address_len, &err))
+        sl_control_down(s, first, err.msg); /* it died just now; its own end comes too late to be told apart */
 }
 
 /* Whether the stage has reported micro-batch `slot`, or a later one, as done. */

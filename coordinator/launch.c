@@ -301,11 +301,13 @@ int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct s
     int r = uv_spawn(loop, &c->process, &o);
     free(env);
     if (r) {
-        sl_err_set(err, SL_ESYS, "cannot start %s: %s", argv[0], uv_strerror(r));
+        /* a program that is not there will not be there the next time */
+        int code = r == UV_ENOENT || r == UV_EACCES ? SL_EINPUT : SL_ESYS;
+        sl_err_set(err, code, "cannot start %s: %s; see `program:` in the topology file", argv[0], uv_strerror(r));
         sl_buf_close(&a.text);
         c->on_exit = NULL;
         finish(c);
-        return SL_ESYS;
+        return code;
     }
     sl_buf_close(&a.text);
     uv_read_start((uv_stream_t *)&c->err, on_alloc, on_stderr);

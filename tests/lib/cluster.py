@@ -197,8 +197,10 @@ class Cluster:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.kill()
+        if kind and kind is not SystemExit:
+            sys.stderr.write("---- what serve said last:\n" + self.text()[-4000:] + "----\n")
         self.dir.cleanup()
 
     def spawn(self):
