@@ -4,16 +4,19 @@
 The coordinator's watchdog notices after SL_STALL_NS that the oldest micro-batch is overdue, blames the
 stage that has it, starts it again and serves on. The old process cannot even be killed to the end while
 ptrace holds its thread: the coordinator does not wait for it when it ends. Skipped without ptrace.
+Beside it: a stage process that is stopped before it has joined is given up after SL_JOIN_MS and replaced.
 """
 import ctypes
 import os
+import signal
+import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../lib"))
-from cluster import Cluster, Failed, in_thread, run, skip
+from cluster import Cluster, Failed, in_thread, model_path, run, skip, wait
 
-STALL_S = 30  # SL_STALL_NS
+STALL_S, JOIN_S = 30, 60  # SL_STALL_NS, SL_JOIN_MS
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
 PROMPT = "The three most important rivers of Europe are"
 
@@ -41,7 +44,40 @@ def compute_threads(pid):
     return [t for t in threads_busy(pid) if t != pid]
 
 
+def never_joins(sluice):
+    with Cluster(sluice) as c:
+        c.spawn()
+        pid = wait(lambda: next((p for p, line in c.processes().items() if "--device n/1" in line), None), 10, "the stage is there")
+        os.kill(pid, signal.SIGSTOP)
+        if c.said("stage n/1 joined"):  # too late: then it is a stage like any other, and silent
+            return
+        begun = time.monotonic()
+        wait(lambda: c.said("ready in", c.out), JOIN_S + 20, "ready with another process")
+        assert time.monotonic() - begun > JOIN_S - 5 and c.said("has not joined"), c.text()
+        assert pid not in c.processes() and len(c.processes()) == 4
+        assert c.stop() == 0, c.text()
+        c.no_orphans()
+
+
+def probe():
+    """Skips here, before anything is started that would be left."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        freeze(child.pid)
+    finally:
+        child.kill()
+        child.wait()
+
+
 def main(sluice):
+    model_path()
+    probe()
+    beside = in_thread(never_joins, sluice)
+    freezes(sluice)
+    beside.get(JOIN_S + 30)
+
+
+def freezes(sluice):
     with Cluster(sluice) as c:
         c.start()
         want = c.complete(PROMPT, 24)
@@ -72,4 +108,4 @@ def main(sluice):
         c.no_orphans()
 
 
-run(main, 100)
+run(main, 110)
