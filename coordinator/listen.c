@@ -60,6 +60,8 @@ struct conn {
     int closing;      /* 1: when the write is done, 2: uv_close was called */
     struct sl_buf in; /* an incomplete message */
     struct sl_buf out, going;
+    size_t queued;     /* bytes of the write that libuv still had when we last looked ... */
+    uint64_t moved_ns; /* ... and since when that many */
     uint64_t since_ns; /* of the connection, or of the incomplete message's first byte */
 };
 
@@ -138,6 +140,8 @@ static void write_more(struct conn *c)
     c->going = full;
     uv_buf_t b = uv_buf_init(c->going.data, (unsigned)c->going.len);
     c->writing = 1;
+    c->queued = 0;
+    c->moved_ns = sl_env_now_ns();
     if (uv_write(&c->write, &c->s.stream, &b, 1, on_written)) {
         c->writing = 0;
         conn_close(c);
@@ -241,6 +245,16 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
         take_bytes(c, buf->base, (size_t)n);
 }
 
+/* Whether the client has taken nothing of a write under way for SL_CLIENT_STALL_S. */
+static int is_stalled(struct conn *c, uint64_t now)
+{
+    size_t queued = uv_stream_get_write_queue_size(&c->s.stream);
+    if (c->writing && queued == c->queued) return now - c->moved_ns > SL_CLIENT_STALL_S * SECOND_NS;
+    c->queued = queued;
+    c->moved_ns = now;
+    return 0;
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct sl_listen *l = sl_container_of(t, struct sl_listen, tick);
@@ -258,6 +272,9 @@ static void on_tick(uv_timer_t *t)
         } else if (!c->closing && c->in.len && age > SL_CLIENT_MESSAGE_S * SECOND_NS) {
             sl_client_error(&c->client, 0, SL_ETIMEOUT, "a message was not completed in time");
             on_drop(&c->client, "an incomplete message");
+        } else if (!c->closing && is_stalled(c, now)) {
+            sl_log(SL_LOG_INFO, "listen", "client dropped: it does not read its answers");
+            conn_close(c);
         }
     }
 }

@@ -2,8 +2,8 @@
  *
  * A connection begins with Hello within SL_CLIENT_HELLO_S; then any number of requests run on it
  * side by side. A client that leaves has its requests cancelled in the same loop turn; one that
- * does not read is dropped when SL_CLIENT_OUT_MAX bytes wait for it. Everything runs on the loop
- * thread. */
+ * does not read is dropped when SL_CLIENT_OUT_MAX bytes wait for it, or after SL_CLIENT_STALL_S.
+ * Everything runs on the loop thread. */
 #ifndef SL_COORDINATOR_LISTEN_H
 #define SL_COORDINATOR_LISTEN_H
 
@@ -20,6 +20,7 @@ extern "C" {
 #define SL_CLIENT_REQUESTS_MAX 1024 /* requests under way on one connection */
 #define SL_CLIENTS_MAX 1024         /* connections */
 #define SL_CLIENT_HELLO_S 10        /* until Hello */
+#define SL_CLIENT_STALL_S 30        /* that a client may take nothing of what waits for it */
 #define SL_CLIENT_MESSAGE_S 60      /* from a message's first byte to its last */
 
 struct uv_loop_s;

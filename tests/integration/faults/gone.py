@@ -10,10 +10,11 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../lib"))
+import wire
 from cluster import Cluster, rss_kib, run, wait
 
 PROMPT = "The old man looked at the sea and"
-STALL_S = 30  # SL_HTTP_STALL_S: a reader that takes nothing for so long is dropped
+STALL_S = 30  # SL_HTTP_STALL_S, SL_CLIENT_STALL_S: a reader that takes nothing for so long is dropped
 GROWTH_KIB = 24 << 10
 IDLE = 300
 
@@ -42,7 +43,7 @@ def disconnect(c, whole):
 
 def waiting_ones_go_too(c):
     """A disconnect in the queue frees its place."""
-    running = [c.stream(PROMPT, 900) for _ in range(4)]
+    running = [c.stream(PROMPT, 900) for _ in range(6)]
     queued = c.connect()
     queued.request("POST", "/v1/completions", json.dumps(c.ask(PROMPT, 8)))
     wait(lambda: c.requests()["waiting"] == 1, 5, "one waits")
@@ -64,11 +65,19 @@ def deaf_reader(c):
     return s
 
 
+def deaf_socket(c):
+    """The same over the socket API."""
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(c.socket)
+    s.sendall(wire.HELLO + wire.generate(1, PROMPT.encode(), 3900, logprobs=20))
+    return s
+
+
 def stops_reading(c):
     c.complete(PROMPT, 8)
     before, base = c.requests(), rss_kib(c.pid)
-    deaf = [deaf_reader(c) for _ in range(3)]
-    wait(lambda: c.requests()["running"] == 3, 5, "they run")
+    deaf = [deaf_reader(c), deaf_reader(c), deaf_socket(c), deaf_socket(c)]
+    wait(lambda: c.requests()["running"] == 4, 5, "they run")
     peak = [0]
 
     def ended():
@@ -76,7 +85,7 @@ def stops_reading(c):
         return c.requests()["running"] == 0
 
     want = c.complete(PROMPT, 16, timeout=30)
-    until = time.monotonic() + STALL_S + 45
+    until = time.monotonic() + STALL_S + 60
     served = 0
     while not ended():
         assert time.monotonic() < until, f"those who do not read are still served: {c.requests()}"
@@ -84,7 +93,7 @@ def stops_reading(c):
         served += 1
         time.sleep(0.5)
     after = c.requests()
-    print(f"not read: closed after {time.monotonic() - until + STALL_S + 45:.0f} s, {served} others served, memory "
+    print(f"not read: closed after {time.monotonic() - until + STALL_S + 60:.0f} s, {served} others served, memory "
           f"+{peak[0] - base} KiB, cancelled {after['cancelled'] - before['cancelled']}, "
           f"{after['generated_tokens'] - before['generated_tokens']} tokens")
     assert peak[0] - base < GROWTH_KIB, f"the coordinator grew by {peak[0] - base} KiB"
@@ -119,7 +128,7 @@ def idle_connections(c):
 
 
 def main(sluice):
-    with Cluster(sluice, context=4096, sequences=4) as c:
+    with Cluster(sluice, context=4096, sequences=6) as c:
         c.start()
         disconnect(c, whole=False)
         disconnect(c, whole=True)

@@ -11,7 +11,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../lib"))
-from cluster import Cluster, in_thread, rss_kib, run, wait
+from cluster import Cluster, in_thread, rss_kib, run
+from wire import HELLO, dial, field, generate, message, read_message
 
 PROMPT = "She opened the letter and"
 HTTP_IDLE_S, HELLO_S, MESSAGE_S = 10, 10, 60  # SL_HTTP_IDLE_S, SL_CLIENT_HELLO_S, SL_CLIENT_MESSAGE_S
@@ -83,59 +84,6 @@ def http_never_ending(c):
 
 
 # ---- the socket API
-
-def varint(n):
-    out = b""
-    while n >= 0x80:
-        out += bytes([n & 0x7f | 0x80])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def message(ident, number, body):
-    envelope = (field(1, ident) if ident else b"") + field(number, body)
-    return struct.pack("<I", len(envelope)) + envelope
-
-
-HELLO = message(0, 2, field(1, 1))
-
-
-def generate(ident, prompt=PROMPT.encode(), n=8):
-    return message(ident, 3, field(1, prompt) + field(5, n) + field(7, 1))
-
-
-def dial(c, first=b""):
-    s = socket.socket(socket.AF_UNIX)
-    s.connect(c.socket)
-    s.settimeout(10)
-    s.sendall(first)
-    return s
-
-
-def read_message(s):
-    """(number of the body's field, whole envelope)"""
-    def exactly(n):
-        data = b""
-        while len(data) < n:
-            piece = s.recv(n - len(data))
-            assert piece, "the connection ended"
-            data += piece
-        return data
-    envelope = exactly(struct.unpack("<I", exactly(4))[0])
-    at = 0
-    if envelope[0] == 8:  # the id
-        at = 1
-        while envelope[at] & 0x80:
-            at += 1
-        at += 1
-    return envelope[at] >> 3, envelope
-
 
 def answered(c):
     """A well-behaved client beside all this."""

@@ -58,6 +58,7 @@ def main(sluice):
         idle(c, 0, 2)
         assert c.complete(PROMPT, 24) == want
         kill(*c.stages())
+        wait(lambda: not c.cluster()["serving"], 2, "the deaths are noticed")
         assert c.complete(PROMPT, 24, timeout=30) == want, "asked while every stage is dead"
         assert c.process.poll() is None and len(c.processes()) == 4
         assert c.stop() == 0, c.text()

@@ -11,7 +11,8 @@ from cluster import Cluster, in_thread, run
 COUNT, TOKENS, CONTEXT = 16, 160, 256
 PROMPTS = [f"Chapter {i % 4}. It was the {w} day of" for i, w in
            enumerate(["first", "second", "third", "fourth"] * 4)]
-BLOCKS = 16
+BLOCKS = 18
+MEMORY_MIB = 64  # too little
 BLOCK_BYTES = 14 * 32 * 2 * 3 * 64 * 2  # of 14 layers: 32 tokens, K and V of 3 heads of 64 numbers of 2 bytes
 
 
@@ -22,12 +23,13 @@ def cluster(sluice, memory):
 
 
 def memory_for_blocks(sluice):
-    """What the stage must be given so that BLOCKS fit: it says itself what one block takes here."""
-    with cluster(sluice, "64MiB") as c:
+    """What the stage must be given so that BLOCKS fit: the refusal of too little says how much one sequence needs."""
+    with cluster(sluice, f"{MEMORY_MIB}MiB") as c:
         c.spawn()
         assert c.ended(30) == 2, c.text()
-        mib = float(re.search(r"need ([0-9.]+) MiB with one KV block", c.text())[1])
-    return int(mib * (1 << 20)) + (BLOCKS - 1) * BLOCK_BYTES
+        short = re.search(r"is ([0-9.]+) MiB short.* one sequence of 256 tokens", c.text())
+        assert short, c.text()
+    return int((MEMORY_MIB + float(short[1])) * (1 << 20)) + (BLOCKS - CONTEXT // 32) * BLOCK_BYTES
 
 
 def main(sluice):
