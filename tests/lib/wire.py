@@ -39,8 +39,33 @@ def dial(c, first=b""):
     return s
 
 
+def take_varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7f) << shift
+        at, shift = at + 1, shift + 7
+        if not data[at - 1] & 0x80:
+            return value, at
+
+
+def fields(data):
+    """{number: the last value} of a message whose fields are numbers, floats and byte strings."""
+    v, at = {}, 0
+    while at < len(data):
+        key, at = take_varint(data, at)
+        if key & 7 == 0:
+            v[key >> 3], at = take_varint(data, at)
+        elif key & 7 == 2:
+            n, at = take_varint(data, at)
+            v[key >> 3], at = data[at:at + n], at + n
+        else:
+            assert key & 7 == 5, f"wire type {key & 7}"
+            v[key >> 3], at = struct.unpack_from("<f", data, at)[0], at + 4
+    return v
+
+
 def read_message(s):
-    """(number of the body's field, whole envelope)"""
+    """(id, number of the body's field, the body)"""
     def exactly(n):
         data = b""
         while len(data) < n:
@@ -48,11 +73,7 @@ def read_message(s):
             assert piece, "the connection ended"
             data += piece
         return data
-    envelope = exactly(struct.unpack("<I", exactly(4))[0])
-    at = 0
-    if envelope[0] == 8:  # the id
-        at = 1
-        while envelope[at] & 0x80:
-            at += 1
-        at += 1
-    return envelope[at] >> 3, envelope
+    v = fields(exactly(struct.unpack("<I", exactly(4))[0]))
+    ident = v.pop(1, 0)
+    (number, body), = v.items()
+    return ident, number, body

@@ -90,7 +90,7 @@ def answered(c):
     with dial(c, HELLO + generate(7)) as s:
         kinds = []
         while not kinds or kinds[-1] not in (5, 6):
-            kinds.append(read_message(s)[0])
+            kinds.append(read_message(s)[1])
     assert kinds[0] == 2 and kinds.count(4) == 8 and kinds[-1] == 5, kinds
 
 
@@ -118,19 +118,19 @@ def socket_silent(c):
 def socket_wrong_requests(c):
     """Errors that concern one request leave the connection and its other requests alone."""
     with dial(c, HELLO) as s:
-        assert read_message(s)[0] == 2
+        assert read_message(s)[1] == 2
         s.sendall(generate(1, b"\xff\xfe") + generate(2, b"word " * 5000) + generate(3) + generate(3))
         ends = {}
         while len(ends) < 3:
-            number, envelope = read_message(s)
+            ident, number, _ = read_message(s)
             if number in (5, 6):
-                ends.setdefault(envelope[1], []).append(number)
+                ends.setdefault(ident, []).append(number)
         assert ends[2] == [6], ends
         s.sendall(message(3, 7, b"") + message(99, 7, b"") + generate(4))
         while True:
-            number, envelope = read_message(s)
-            if envelope[1] == 4 and number in (5, 6):
-                assert number == 5, envelope
+            ident, number, body = read_message(s)
+            if ident == 4 and number in (5, 6):
+                assert number == 5, body
                 break
 
 
