@@ -1,12 +1,14 @@
-/* test_greedy.c - the real model's greedy answers, token by token, against float32 arithmetic on the same weights.
+/* test_greedy.c - the real model's greedy answers, token by token, against float32 arithmetic on
+ * the same weights.
  *
- * usage: test_golden_greedy [ROW], a row of kernels ("cpu": the best). All prompts run at the same time. `ref` computes in
- * float32 and must give every id. A fast row rounds activations and the KV cache to 16 bits and may choose the other token
- * where the two best are closer than NEAR_TIE; from there on that prompt tells nothing more.
+ * usage: test_golden_greedy [ROW], a row of kernels ("cpu": the best). All prompts run at the same
+ * time. `ref` computes in float32 and must give every id. A fast row rounds activations and the KV
+ * cache to 16 bits and may choose the other token where the two best are closer than NEAR_TIE; from
+ * there on that prompt tells nothing more.
  *
- * Log-probabilities: a float32 sum in another order moves them by about 1e-5 of their size, five digits were recorded, so
- * 5e-4 leaves room without letting a missing detail through. Half precision keeps 11 bits: errors of 30 layers add up to
- * about 1e-2. */
+ * Log-probabilities: a float32 sum in another order moves them by about 1e-5 of their size, five
+ * digits were recorded, so 5e-4 leaves room without letting a missing detail through. Half
+ * precision keeps 11 bits: errors of 30 layers add up to about 1e-2. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,8 +26,11 @@
 #define TOLERANCE_FAST 2e-2
 #define PROMPTS_MAX 64
 #define STEPS_MAX 48
-#define TOP 12 /* alternatives asked for: the five recorded are among them unless an error is gross */
-#define CHUNK 64 /* prompt tokens in a micro-batch: slow rows then answer often enough not to be taken for hanging */
+#define TOP                                                                                        \
+    12 /* alternatives asked for: the five recorded are among them unless an error is gross */
+#define CHUNK                                                                                      \
+    64 /* prompt tokens in a micro-batch: slow rows then answer often enough not to be taken for   \
+          hanging */
 #define SKIPPED 77
 
 static const char *row = "cpu";
@@ -42,7 +47,8 @@ static int read_ids(const json_t *list, int32_t **ids)
     int n = (int)json_array_size(list);
     *ids = malloc((size_t)n * sizeof **ids);
     assert_non_null(*ids);
-    for (int i = 0; i < n; i++) (*ids)[i] = (int32_t)json_integer_value(json_array_get(list, (size_t)i));
+    for (int i = 0; i < n; i++)
+        (*ids)[i] = (int32_t)json_integer_value(json_array_get(list, (size_t)i));
     return n;
 }
 
@@ -71,7 +77,8 @@ static double logprob_of(const struct engine_token *t, int32_t id)
 }
 
 /* The five recorded alternatives of one step. */
-static void check_step(const json_t *step, const struct engine_token *t, double tolerance, int prompt, int at, struct tally *sum)
+static void check_step(const json_t *step, const struct engine_token *t, double tolerance,
+                       int prompt, int at, struct tally *sum)
 {
     const json_t *ids = json_object_get(step, "top"), *values = json_object_get(step, "logprob");
     for (size_t i = 0; i < json_array_size(ids); i++) {
@@ -79,7 +86,8 @@ static void check_step(const json_t *step, const struct engine_token *t, double 
         double want = json_real_value(json_array_get(values, i)), got = logprob_of(t, id);
         double off = fabs(want - got);
         if (!(off <= tolerance))
-            fail_msg("%s: prompt %d step %d: log p of token %d is %.5f, should be %.5f", row, prompt, at, id, got, want);
+            fail_msg("%s: prompt %d step %d: log p of token %d is %.5f, should be %.5f", row,
+                     prompt, at, id, got, want);
         if (off > sum->worst) sum->worst = off;
     }
     assert_float_equal((float)logprob_of(t, t->id), t->logprob, 0);
@@ -89,26 +97,32 @@ static void check_step(const json_t *step, const struct engine_token *t, double 
 static int near_tie(const json_t *step)
 {
     const json_t *values = json_object_get(step, "logprob");
-    return json_real_value(json_array_get(values, 0)) - json_real_value(json_array_get(values, 1)) < NEAR_TIE;
+    return json_real_value(json_array_get(values, 0)) - json_real_value(json_array_get(values, 1)) <
+           NEAR_TIE;
 }
 
-static void check_prompt(const json_t *golden, const struct engine_answer *a, int prompt, struct tally *sum)
+static void check_prompt(const json_t *golden, const struct engine_answer *a, int prompt,
+                         struct tally *sum)
 {
-    const json_t *ids = json_object_get(golden, "greedy_ids"), *steps = json_object_get(golden, "steps");
+    const json_t *ids = json_object_get(golden, "greedy_ids"),
+                 *steps = json_object_get(golden, "steps");
     int exact = strcmp(row, "ref") == 0, n = (int)json_array_size(ids);
     for (int i = 0; i < n; i++) {
         const json_t *step = json_array_get(steps, (size_t)i);
         int32_t want = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
-        if (i >= a->n_tokens) fail_msg("%s: prompt %d ends after %d tokens, should have %d", row, prompt, i, n);
+        if (i >= a->n_tokens)
+            fail_msg("%s: prompt %d ends after %d tokens, should have %d", row, prompt, i, n);
         check_step(step, &a->tokens[i], exact ? TOLERANCE_REF : TOLERANCE_FAST, prompt, i, sum);
         if (a->tokens[i].id == want) continue;
         if (exact || !near_tie(step))
-            fail_msg("%s: prompt %d step %d is %d, should be %d", row, prompt, i, a->tokens[i].id, want);
+            fail_msg("%s: prompt %d step %d is %d, should be %d", row, prompt, i, a->tokens[i].id,
+                     want);
         return;
     }
     assert_int_equal(a->n_tokens, n);
     sum->exact++;
-    const char *text = json_string_value(json_object_get(golden, "greedy_text")), *end = strstr(text, "<|im_end|>");
+    const char *text = json_string_value(json_object_get(golden, "greedy_text")),
+               *end = strstr(text, "<|im_end|>");
     size_t len = end ? (size_t)(end - text) : strlen(text); /* special tokens are not shown */
     assert_int_equal(a->text.len, len);
     assert_memory_equal(sl_buf_str(&a->text), text, len);
@@ -129,12 +143,14 @@ static void test_greedy(void **state)
         int len = read_ids(json_object_get(golden[i], "prompt_ids"), &ids[i]);
         requests[i] = engine_greedy(ids[i], len, STEPS_MAX, TOP);
     }
-    struct engine_setup setup = {.session = {.model = model, .backend = row, .context = 1024, .chunk = CHUNK}};
+    struct engine_setup setup = {
+        .session = {.model = model, .backend = row, .context = 1024, .chunk = CHUNK}};
     struct engine *e = engine_open(&setup);
     engine_ask(e, requests, n, answers);
     for (int i = 0; i < n; i++) check_prompt(golden[i], &answers[i], i, &sum);
-    print_message("%s: %d of %d prompts exact, %d steps compared, log-probabilities off by %.2g at most\n", row, sum.exact,
-                  n, sum.steps, sum.worst);
+    print_message(
+        "%s: %d of %d prompts exact, %d steps compared, log-probabilities off by %.2g at most\n",
+        row, sum.exact, n, sum.steps, sum.worst);
     engine_close(e);
     for (int i = 0; i < n; i++) {
         engine_answer_close(&answers[i]);

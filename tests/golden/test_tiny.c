@@ -1,10 +1,13 @@
-/* test_tiny.c - tiny models in every GGUF format we read, against float32 logits and greedy continuations.
+/* test_tiny.c - tiny models in every GGUF format we read, against float32 logits and greedy
+ * continuations.
  *
- * usage: test_golden_tiny [ROW]. Random weights make every detail count: leaving one out moves logits by 4 % of their
- * standard deviation and more, and no step of the continuations is a near tie. With a float32 KV cache every row must meet
- * the float32 line, 1e-3 of the standard deviation: the fast rows too, for they hold activations in 16 bits per group of 32.
- * The half-precision cache they use by default costs up to 4e-3 here (11 bits of K and V, peaked attention); twice that is
- * the line for it, and the best token at every position and the continuation stay the same. */
+ * usage: test_golden_tiny [ROW]. Random weights make every detail count: leaving one out moves
+ * logits by 4 % of their standard deviation and more, and no step of the continuations is a near
+ * tie. With a float32 KV cache every row must meet the float32 line, 1e-3 of the standard
+ * deviation: the fast rows too, for they hold activations in 16 bits per group of 32. The
+ * half-precision cache they use by default costs up to 4e-3 here (11 bits of K and V, peaked
+ * attention); twice that is the line for it, and the best token at every position and the
+ * continuation stay the same. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,7 +32,8 @@ static double deviation(const float *x, size_t n)
 {
     double sum = 0, squares = 0;
     for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    for (size_t i = 0; i < n; i++) squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
+    for (size_t i = 0; i < n; i++)
+        squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
     return sqrt(squares / (double)n);
 }
 
@@ -42,7 +46,8 @@ static int best(const float *x, int n)
 }
 
 /* Compares the last n_rows rows; returns the largest difference in standard deviations. */
-static double compare(const float *want, int n_rows, int width, const struct engine_answer *a, const char *what)
+static double compare(const float *want, int n_rows, int width, const struct engine_answer *a,
+                      const char *what)
 {
     assert_int_equal(a->n_vocab, width);
     assert_true(a->n_scored >= n_rows);
@@ -55,13 +60,15 @@ static double compare(const float *want, int n_rows, int width, const struct eng
     }
     for (int r = 0; r < n_rows; r++) {
         int top = best(want + (size_t)r * (size_t)width, width);
-        if (best(got + (size_t)r * (size_t)width, width) != top) fail_msg("%s: row %d has another best token", what, r);
+        if (best(got + (size_t)r * (size_t)width, width) != top)
+            fail_msg("%s: row %d has another best token", what, r);
     }
     return worst;
 }
 
 /* One prompt of one file: logits of every stored position, and the continuation. */
-static double check_prompt(struct engine *e, const struct safetensors *golden, int prompt, const char *type)
+static double check_prompt(struct engine *e, const struct safetensors *golden, int prompt,
+                           const char *type)
 {
     char name[64], what[96];
     int ids_shape[2], logits_shape[2], greedy_shape[2];
@@ -83,13 +90,15 @@ static double check_prompt(struct engine *e, const struct safetensors *golden, i
     assert_int_equal(answers[1].n_tokens, greedy_shape[1]);
     for (int i = 0; i < greedy_shape[1]; i++)
         if (answers[1].tokens[i].id != greedy[i])
-            fail_msg("%s: token %d of the continuation is %d, should be %d", what, i, answers[1].tokens[i].id, greedy[i]);
+            fail_msg("%s: token %d of the continuation is %d, should be %d", what, i,
+                     answers[1].tokens[i].id, greedy[i]);
     for (int i = 0; i < 2; i++) engine_answer_close(&answers[i]);
     return worst;
 }
 
 /* All prompts of one file with one type of KV cache. */
-static void check_file(const char *model, const struct safetensors *golden, const char *type, const char *kv, double limit)
+static void check_file(const char *model, const struct safetensors *golden, const char *type,
+                       const char *kv, double limit)
 {
     struct engine_setup setup = {.session = {.model = model, .backend = row, .kv_format = kv}};
     struct engine *e = engine_open(&setup);
@@ -99,8 +108,10 @@ static void check_file(const char *model, const struct safetensors *golden, cons
         if (off > worst) worst = off;
     }
     engine_close(e);
-    print_message("%s %s, KV %s: logits off by %.2g standard deviations at most\n", type, row, kv, worst);
-    if (!(worst <= limit)) fail_msg("%s %s, KV %s: off by %.2g standard deviations", type, row, kv, worst);
+    print_message("%s %s, KV %s: logits off by %.2g standard deviations at most\n", type, row, kv,
+                  worst);
+    if (!(worst <= limit))
+        fail_msg("%s %s, KV %s: off by %.2g standard deviations", type, row, kv, worst);
 }
 
 static void test_format(void **state)
@@ -120,7 +131,8 @@ static void test_format(void **state)
 
 int main(int argc, char **argv)
 {
-    static char types[][8] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q4_K_M"};
+    static char types[][8] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1",  "Q8_0",
+                              "Q4_K", "Q5_K", "Q6_K", "Q4_K_M"};
     struct CMUnitTest tests[SL_ARRAY_LEN(types)];
     if (argc > 1) row = argv[1];
     if (!engine_data("models/gguf/llama-Q4_0.gguf") || !engine_has_row(row)) {
@@ -128,6 +140,7 @@ int main(int argc, char **argv)
         return SKIPPED;
     }
     for (size_t i = 0; i < SL_ARRAY_LEN(types); i++)
-        tests[i] = (struct CMUnitTest){.name = types[i], .test_func = test_format, .initial_state = types[i]};
+        tests[i] = (struct CMUnitTest){
+            .name = types[i], .test_func = test_format, .initial_state = types[i]};
     return cmocka_run_group_tests_name("golden_tiny", tests, NULL, NULL);
 }

@@ -15,9 +15,13 @@
 
 #define TEXT_MAX (1u << 20) /* bytes of one answer's text */
 #define PATHS 8
-#define BANDWIDTH 1e10 /* bytes per second said of every stage: an even cut, the same on every machine and under every load */
+#define BANDWIDTH                                                                                  \
+    1e10 /* bytes per second said of every stage: an even cut, the same on every machine and under \
+            every load */
 
-/* ---- life --------------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static void make_processes(struct sl_cluster *c)
 {
@@ -59,7 +63,9 @@ void engine_close(struct engine *e)
     free(e);
 }
 
-/* ---- requests ----------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 /* Room for `need` elements. */
 static void *grow(void *v, int *cap, int need, size_t size)
@@ -86,7 +92,8 @@ static void keep_scored(struct engine_answer *a, const struct sl_scored *s)
     int width = s->logits ? s->n_vocab : 1;
     assert_true(a->n_scored == 0 || a->n_vocab == width);
     a->n_vocab = width;
-    a->scored = grow(a->scored, &a->cap_scored, a->n_scored + s->n, (size_t)width * sizeof *a->scored);
+    a->scored =
+        grow(a->scored, &a->cap_scored, a->n_scored + s->n, (size_t)width * sizeof *a->scored);
     memcpy(a->scored + (size_t)a->n_scored * (size_t)width, s->logits ? s->logits : s->logprobs,
            (size_t)s->n * (size_t)width * sizeof *a->scored);
     a->n_scored += s->n;
@@ -118,7 +125,8 @@ static void on_reply(void *arg, const struct sl_effect *fx)
     }
 }
 
-void engine_ask(struct engine *e, const struct sl_submit *requests, int n, struct engine_answer *answers)
+void engine_ask(struct engine *e, const struct sl_submit *requests, int n,
+                struct engine_answer *answers)
 {
     struct sl_err err = {0};
     for (int i = 0; i < n; i++) {
@@ -158,35 +166,43 @@ struct sl_submit engine_logits(const int32_t *tokens, int n_tokens)
     return req;
 }
 
-/* ---- comparing ---------------------------------------------------------------------------------------------------- */
+/* ---- comparing
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-static void same_token(const struct engine_token *a, const struct engine_token *b, int at, const char *what)
+static void same_token(const struct engine_token *a, const struct engine_token *b, int at,
+                       const char *what)
 {
     if (a->id != b->id) fail_msg("%s: token %d is %d and %d", what, at, a->id, b->id);
     if (memcmp(&a->logprob, &b->logprob, sizeof a->logprob))
-        fail_msg("%s: log-probability of token %d is %.9g and %.9g", what, at, (double)a->logprob, (double)b->logprob);
+        fail_msg("%s: log-probability of token %d is %.9g and %.9g", what, at, (double)a->logprob,
+                 (double)b->logprob);
     assert_int_equal(a->n_top, b->n_top);
     if (memcmp(a->top, b->top, (size_t)a->n_top * sizeof *a->top))
         fail_msg("%s: the alternatives of token %d differ", what, at);
 }
 
-void engine_assert_same(const struct engine_answer *a, const struct engine_answer *b, const char *what)
+void engine_assert_same(const struct engine_answer *a, const struct engine_answer *b,
+                        const char *what)
 {
-    if (a->n_tokens != b->n_tokens) fail_msg("%s: %d and %d tokens", what, a->n_tokens, b->n_tokens);
+    if (a->n_tokens != b->n_tokens)
+        fail_msg("%s: %d and %d tokens", what, a->n_tokens, b->n_tokens);
     for (int i = 0; i < a->n_tokens; i++) same_token(&a->tokens[i], &b->tokens[i], i, what);
     assert_int_equal(a->reason, b->reason);
     if (a->text.len != b->text.len || strcmp(sl_buf_str(&a->text), sl_buf_str(&b->text)))
         fail_msg("%s: the texts differ", what);
     if (a->n_scored != b->n_scored || a->n_vocab != b->n_vocab)
-        fail_msg("%s: %d x %d and %d x %d logits", what, a->n_scored, a->n_vocab, b->n_scored, b->n_vocab);
+        fail_msg("%s: %d x %d and %d x %d logits", what, a->n_scored, a->n_vocab, b->n_scored,
+                 b->n_vocab);
     size_t n = (size_t)a->n_scored * (size_t)a->n_vocab;
     for (size_t i = 0; i < n; i++)
         if (memcmp(&a->scored[i], &b->scored[i], sizeof *a->scored))
-            fail_msg("%s: logit %zu of row %zu is %.9g and %.9g", what, i % (size_t)a->n_vocab, i / (size_t)a->n_vocab,
-                     (double)a->scored[i], (double)b->scored[i]);
+            fail_msg("%s: logit %zu of row %zu is %.9g and %.9g", what, i % (size_t)a->n_vocab,
+                     i / (size_t)a->n_vocab, (double)a->scored[i], (double)b->scored[i]);
 }
 
-/* ---- what this machine has ---------------------------------------------------------------------------------------- */
+/* ---- what this machine has
+ * ---------------------------------------------------------------------------------------- */
 
 const char *engine_data(const char *relative)
 {

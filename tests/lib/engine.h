@@ -1,7 +1,8 @@
-/* engine.h - a whole cluster inside a test: coordinator and stages through the session layer, many requests at once, and
- * everything they answered kept for comparing.
+/* engine.h - a whole cluster inside a test: coordinator and stages through the session layer, many
+ * requests at once, and everything they answered kept for comparing.
  *
- * Every function fails the running cmocka test when something goes wrong that the test did not ask about. */
+ * Every function fails the running cmocka test when something goes wrong that the test did not ask
+ * about. */
 #ifndef SL_TESTS_ENGINE_H
 #define SL_TESTS_ENGINE_H
 
@@ -11,7 +12,7 @@
 
 struct engine_setup {
     struct sl_session_options session;
-    int processes;          /* stages are child processes of this one (SLUICE_PROGRAM), else threads */
+    int processes; /* stages are child processes of this one (SLUICE_PROGRAM), else threads */
     const char *transports; /* what the stages may talk over, e.g. "ucx-tcp"; NULL: the best */
 };
 
@@ -46,7 +47,8 @@ struct engine *engine_try_open(const struct engine_setup *setup, struct sl_err *
 void engine_close(struct engine *e);
 
 /* Submits n requests at once and waits until all have ended. answers[n] are filled; close each. */
-void engine_ask(struct engine *e, const struct sl_submit *requests, int n, struct engine_answer *answers);
+void engine_ask(struct engine *e, const struct sl_submit *requests, int n,
+                struct engine_answer *answers);
 void engine_answer_close(struct engine_answer *a);
 
 /* Greedy decoding of `tokens` with n_top alternatives reported. */
@@ -55,10 +57,11 @@ struct sl_submit engine_greedy(const int32_t *tokens, int n_tokens, int max_toke
 struct sl_submit engine_logits(const int32_t *tokens, int n_tokens);
 
 /* Fails the test unless both answers hold the same bits; `what` names the comparison. */
-void engine_assert_same(const struct engine_answer *a, const struct engine_answer *b, const char *what);
+void engine_assert_same(const struct engine_answer *a, const struct engine_answer *b,
+                        const char *what);
 
-/* Path of a golden file, from SLUICE_SHARED/data or tests/golden/data; NULL when it is in neither. Static storage, one
- * path per call of the last eight. */
+/* Path of a golden file, from SLUICE_SHARED/data or tests/golden/data; NULL when it is in neither.
+ * Static storage, one path per call of the last eight. */
 const char *engine_data(const char *relative);
 /* Path of the real model, or NULL when this machine does not have it. Static storage. */
 const char *engine_smollm2(void);

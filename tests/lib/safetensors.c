@@ -1,4 +1,5 @@
-/* safetensors.c - see safetensors.h. The format: u64 length of a JSON header, the header, the tensors' bytes. */
+/* safetensors.c - see safetensors.h. The format: u64 length of a JSON header, the header, the
+ * tensors' bytes. */
 #include "tests/lib/safetensors.h"
 
 #include <stdio.h>
@@ -44,7 +45,8 @@ void safetensors_close(struct safetensors *s)
     *s = (struct safetensors){.head = NULL};
 }
 
-const void *safetensors_find(const struct safetensors *s, const char *name, const char *type, int shape[2])
+const void *safetensors_find(const struct safetensors *s, const char *name, const char *type,
+                             int shape[2])
 {
     const json_t *t = json_object_get(s->head, name), *dims = json_object_get(t, "shape");
     const char *dtype = json_string_value(json_object_get(t, "dtype"));
@@ -54,6 +56,7 @@ const void *safetensors_find(const struct safetensors *s, const char *name, cons
     int columns = (int)json_integer_value(json_array_get(dims, rank - 1));
     shape[0] = columns ? (int)(count / (size_t)columns) : 0;
     shape[1] = columns;
-    size_t at = s->data_at + (size_t)json_integer_value(json_array_get(json_object_get(t, "data_offsets"), 0));
+    size_t at = s->data_at +
+                (size_t)json_integer_value(json_array_get(json_object_get(t, "data_offsets"), 0));
     return at + 4 * count <= s->len ? s->bytes + at : NULL; /* both types have 4 bytes */
 }

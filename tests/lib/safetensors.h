@@ -13,11 +13,13 @@ struct safetensors {
     size_t data_at, len;
 };
 
-int safetensors_open(const char *path, struct safetensors *out); /* 0, or -1 when it is absent or malformed */
+int safetensors_open(const char *path,
+                     struct safetensors *out); /* 0, or -1 when it is absent or malformed */
 void safetensors_close(struct safetensors *s);
 
-/* A tensor of the type named ("F32", "I32"): its elements and, in shape[2], its rows and columns (1 row when it is a
- * vector). NULL when the file has no such tensor. Lives as long as the file. */
-const void *safetensors_find(const struct safetensors *s, const char *name, const char *type, int shape[2]);
+/* A tensor of the type named ("F32", "I32"): its elements and, in shape[2], its rows and columns (1
+ * row when it is a vector). NULL when the file has no such tensor. Lives as long as the file. */
+const void *safetensors_find(const struct safetensors *s, const char *name, const char *type,
+                             int shape[2]);
 
 #endif

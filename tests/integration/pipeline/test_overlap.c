@@ -1,8 +1,10 @@
-/* test_overlap.c - the stages work at the same time: from their own records of when they computed which micro-batch.
+/* test_overlap.c - the stages work at the same time: from their own records of when they computed
+ * which micro-batch.
  *
- * Eight requests decode through two and through three stages. No wall time is judged: only whether intervals of different
- * stages overlap and whether all stages saw the same micro-batches in the same order. A busy machine stretches intervals but
- * does not separate them, since a pipeline that is kept full always has a micro-batch for every stage. */
+ * Eight requests decode through two and through three stages. No wall time is judged: only whether
+ * intervals of different stages overlap and whether all stages saw the same micro-batches in the
+ * same order. A busy machine stretches intervals but does not separate them, since a pipeline that
+ * is kept full always has a micro-batch for every stage. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,7 +25,9 @@
 static struct sl_ctl_step records[STAGES_MAX][RECORDS_MAX];
 static int n_records[STAGES_MAX];
 
-/* ---- recording ---------------------------------------------------------------------------------------------------- */
+/* ---- recording
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void record(const struct engine_setup *setup)
 {
@@ -46,9 +50,12 @@ static void record(const struct engine_setup *setup)
     engine_close(e);
 }
 
-/* ---- judging ------------------------------------------------------------------------------------------------------ */
+/* ---- judging
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-/* Every stage ran every micro-batch once, in one order, one at a time, and none before the stage ahead of it had ended. */
+/* Every stage ran every micro-batch once, in one order, one at a time, and none before the stage
+ * ahead of it had ended. */
 static void check_order(int n_stages)
 {
     assert_true(n_records[0] >= ANSWER_TOKENS);
@@ -70,8 +77,8 @@ static int overlaps(const struct sl_ctl_step *a, const struct sl_ctl_step *b)
     return a->start_ns < b->end_ns && b->start_ns < a->end_ns;
 }
 
-/* The steady state: every request decodes, so the first fifth (prompts) and the last fifth (the first answers end) do not
- * count. */
+/* The steady state: every request decodes, so the first fifth (prompts) and the last fifth (the
+ * first answers end) do not count. */
 static int steady_from(void)
 {
     return n_records[0] / 5;
@@ -86,7 +93,8 @@ static int steady_to(void)
 static int overlaps_stage(int a, int i, int b)
 {
     for (int k = 0; k < n_records[b]; k++)
-        if (records[a][i].slot != records[b][k].slot && overlaps(&records[a][i], &records[b][k])) return 1;
+        if (records[a][i].slot != records[b][k].slot && overlaps(&records[a][i], &records[b][k]))
+            return 1;
     return 0;
 }
 
@@ -98,8 +106,9 @@ static int pair_hits(int a, int b)
     return hits;
 }
 
-/* The share of stage a's steps during which some other stage has another micro-batch in its hands. In a full pipeline the
- * slowest stage never waits, so it is busy during every step of the others, and they work for it during its own. */
+/* The share of stage a's steps during which some other stage has another micro-batch in its hands.
+ * In a full pipeline the slowest stage never waits, so it is busy during every step of the others,
+ * and they work for it during its own. */
 static double accompanied_share(int a, int n_stages)
 {
     int hits = 0;
@@ -116,11 +125,13 @@ static int busy_at(int n_stages, uint64_t ns)
 {
     int busy = 0;
     for (int s = 0; s < n_stages; s++)
-        for (int k = 0; k < n_records[s]; k++) busy += records[s][k].start_ns <= ns && ns < records[s][k].end_ns;
+        for (int k = 0; k < n_records[s]; k++)
+            busy += records[s][k].start_ns <= ns && ns < records[s][k].end_ns;
     return busy;
 }
 
-/* The share of the starts of steps, on any stage, at which all stages are computing: they become n at a start. */
+/* The share of the starts of steps, on any stage, at which all stages are computing: they become n
+ * at a start. */
 static double all_busy_share(int n_stages)
 {
     int all = 0, n = 0;
@@ -133,19 +144,22 @@ static double all_busy_share(int n_stages)
 /* The share of the steady time in which stage s computes. */
 static double busy_share(int s)
 {
-    uint64_t from = records[s][steady_from()].start_ns, to = records[s][steady_to() - 1].end_ns, busy = 0;
-    for (int i = steady_from(); i < steady_to(); i++) busy += records[s][i].end_ns - records[s][i].start_ns;
+    uint64_t from = records[s][steady_from()].start_ns, to = records[s][steady_to() - 1].end_ns,
+             busy = 0;
+    for (int i = steady_from(); i < steady_to(); i++)
+        busy += records[s][i].end_ns - records[s][i].start_ns;
     return (double)busy / (double)(to - from);
 }
 
 static void judge(int n_stages, const char *what)
 {
     check_order(n_stages);
-    print_message("%s: %d micro-batches; all stages computing at %.0f %% of starts;", what, n_records[0],
-                  100 * all_busy_share(n_stages));
+    print_message("%s: %d micro-batches; all stages computing at %.0f %% of starts;", what,
+                  n_records[0], 100 * all_busy_share(n_stages));
     for (int s = 0; s < n_stages; s++)
-        print_message(" stage %d accompanied %.0f %% busy %.0f %%%s", s, 100 * accompanied_share(s, n_stages),
-                      100 * busy_share(s), s + 1 < n_stages ? "," : "\n");
+        print_message(" stage %d accompanied %.0f %% busy %.0f %%%s", s,
+                      100 * accompanied_share(s, n_stages), 100 * busy_share(s),
+                      s + 1 < n_stages ? "," : "\n");
     for (int a = 0; a < n_stages; a++) {
         assert_true(accompanied_share(a, n_stages) >= 0.5);
         for (int b = 0; b < n_stages; b++) assert_true(a == b || pair_hits(a, b) > 0);
@@ -153,15 +167,18 @@ static void judge(int n_stages, const char *what)
     assert_true(all_busy_share(n_stages) > 0);
 }
 
-/* ---- clusters ----------------------------------------------------------------------------------------------------- */
+/* ---- clusters
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static const char *model;
 
 static void run(int stages, int processes, const char *transports, const char *what)
 {
-    struct engine_setup setup = {.session = {.model = model, .stages = stages, .context = 512, .sequences = REQUESTS},
-                                 .processes = processes,
-                                 .transports = transports};
+    struct engine_setup setup = {
+        .session = {.model = model, .stages = stages, .context = 512, .sequences = REQUESTS},
+        .processes = processes,
+        .transports = transports};
     record(&setup);
     judge(stages, what);
 }
@@ -184,12 +201,16 @@ static void test_three_processes(void **state)
     run(3, 1, "ucx-shm", "three processes");
 }
 
-/* One micro-batch at a time cannot overlap: the judge must see that, or its verdict above means nothing. */
+/* One micro-batch at a time cannot overlap: the judge must see that, or its verdict above means
+ * nothing. */
 static void test_no_overlap(void **state)
 {
     (void)state;
-    struct engine_setup setup = {
-        .session = {.model = model, .stages = 3, .context = 512, .sequences = REQUESTS, .micro_batches = 1}};
+    struct engine_setup setup = {.session = {.model = model,
+                                             .stages = 3,
+                                             .context = 512,
+                                             .sequences = REQUESTS,
+                                             .micro_batches = 1}};
     record(&setup);
     check_order(3);
     for (int a = 0; a < 3; a++)

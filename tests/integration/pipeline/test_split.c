@@ -1,8 +1,9 @@
 /* test_split.c - the split never changes the answer.
  *
- * One stage with everything at its default answers first; then the same questions go through other numbers of stages, links,
- * lengths of chunks, threads, company and shortages of memory. Logits, tokens, log-probabilities and texts must be the same
- * to the last bit: the same rows pass through the same arithmetic in the same order, whoever computes them.
+ * One stage with everything at its default answers first; then the same questions go through other
+ * numbers of stages, links, lengths of chunks, threads, company and shortages of memory. Logits,
+ * tokens, log-probabilities and texts must be the same to the last bit: the same rows pass through
+ * the same arithmetic in the same order, whoever computes them.
  *
  * usage: test_pipeline_split [tiny]: with a two-layer model instead of the real one. */
 #include <math.h>
@@ -21,14 +22,15 @@
 
 #define SKIPPED 77
 #define LOGIT_TOKENS 200 /* length of the prompt whose logits are compared */
-#define ANSWER_TOKENS 24
+#define ANSWER_TOKENS 16
 #define TOP 5
 #define COMPANY 8 /* requests at once */
 #define SHORT_CONTEXT 512
 
 enum { ASK_LOGITS, ASK_GREEDY_SHORT, ASK_GREEDY_LONG, ASK_SAMPLED, ASK_PENALTIES, QUESTIONS };
 
-static const char *const names[QUESTIONS] = {"logits", "short prompt", "long prompt", "sampled", "with penalties"};
+static const char *const names[QUESTIONS] = {"logits", "short prompt", "long prompt", "sampled",
+                                             "with penalties"};
 
 static const char *model;
 static int layers;
@@ -36,7 +38,9 @@ static int32_t text[4 * LOGIT_TOKENS]; /* token ids of a text */
 static struct sl_submit questions[QUESTIONS];
 static struct engine_answer expected[QUESTIONS];
 
-/* ---- the questions ------------------------------------------------------------------------------------------------ */
+/* ---- the questions
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Ids of real text where the model has a real vocabulary, else of anything: a fixed mixture. */
 static void make_text(const struct engine *e)
@@ -44,14 +48,18 @@ static void make_text(const struct engine *e)
     const struct sl_service *s = e->session.service;
     struct sl_ids ids = {0};
     struct sl_err err = {0};
-    static const char words[] = "When in the Course of human events, it becomes necessary for one people to dissolve the "
-                                "political bands which have connected them with another, and to assume among the powers of "
-                                "the earth, the separate and equal station, a decent respect requires that they should "
-                                "declare the causes which impel them to the separation. ";
+    static const char words[] =
+        "When in the Course of human events, it becomes necessary for one people to dissolve the "
+        "political bands which have connected them with another, and to assume among the powers of "
+        "the earth, the separate and equal station, a decent respect requires that they should "
+        "declare the causes which impel them to the separation. ";
     for (int n = 0; n < (int)SL_ARRAY_LEN(text);) {
         ids.len = 0;
-        assert_int_equal(sl_tokenizer_encode(sl_service_tokenizer(s), words, sizeof words - 1, 0, &ids, &err), 0);
-        for (size_t i = 0; i < ids.len && n < (int)SL_ARRAY_LEN(text); i++, n++) text[n] = ids.data[i];
+        assert_int_equal(
+            sl_tokenizer_encode(sl_service_tokenizer(s), words, sizeof words - 1, 0, &ids, &err),
+            0);
+        for (size_t i = 0; i < ids.len && n < (int)SL_ARRAY_LEN(text); i++, n++)
+            text[n] = ids.data[i];
     }
     free(ids.data);
     layers = sl_service_config(s)->n_layers;
@@ -86,9 +94,11 @@ static int set_up(void **state)
     struct engine *e = engine_open(&setup);
     make_text(e);
     make_questions();
-    for (int i = 0; i < QUESTIONS; i++) engine_ask(e, &questions[i], 1, &expected[i]); /* one after the other: alone */
+    for (int i = 0; i < QUESTIONS; i++)
+        engine_ask(e, &questions[i], 1, &expected[i]); /* one after the other: alone */
     assert_int_equal(expected[ASK_LOGITS].n_scored, LOGIT_TOKENS);
-    for (int i = ASK_GREEDY_SHORT; i < QUESTIONS; i++) assert_int_equal(expected[i].n_tokens, ANSWER_TOKENS);
+    for (int i = ASK_GREEDY_SHORT; i < QUESTIONS; i++)
+        assert_int_equal(expected[i].n_tokens, ANSWER_TOKENS);
     engine_close(e);
     return 0;
 }
@@ -120,7 +130,9 @@ static void compare_setup(const struct engine_setup *setup, const char *variant)
     engine_close(e);
 }
 
-/* ---- variants ----------------------------------------------------------------------------------------------------- */
+/* ---- variants
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 /* Links really are what was asked for. */
 static void assert_transport(const struct engine *e, const char *want)
@@ -138,9 +150,10 @@ static void split(const char *transport, int processes)
 {
     static const int counts[] = {1, 2, 3, 5};
     for (size_t i = 0; i < SL_ARRAY_LEN(counts) && counts[i] <= layers; i++) {
-        struct engine_setup setup = {.session = {.model = model, .stages = counts[i], .context = SHORT_CONTEXT},
-                                     .processes = processes,
-                                     .transports = transport};
+        struct engine_setup setup = {
+            .session = {.model = model, .stages = counts[i], .context = SHORT_CONTEXT},
+            .processes = processes,
+            .transports = transport};
         char variant[96];
         snprintf(variant, sizeof variant, "%d stages over %s", counts[i], transport);
         struct engine *e = engine_open(&setup);
@@ -203,14 +216,16 @@ static void test_micro_batches(void **state)
     }
 }
 
-/* ---- company ------------------------------------------------------------------------------------------------------ */
+/* ---- company
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 /* Seven other requests of all lengths, longer than the questions. */
 static int make_company(struct sl_submit *out)
 {
     static const int lengths[COMPANY - 1] = {1, 17, 64, 100, 150, 256, 300};
     for (int i = 0; i < COMPANY - 1; i++) {
-        out[i] = engine_greedy(text + 5 * i, lengths[i], 3 * ANSWER_TOKENS - 5 * i, 0);
+        out[i] = engine_greedy(text + 5 * i, lengths[i], 6 * ANSWER_TOKENS - 5 * i, 0);
         out[i].ignore_eos = 1;
     }
     return COMPANY - 1;
@@ -242,13 +257,15 @@ static void test_company(void **state)
     engine_close(e);
 }
 
-/* ---- a cache too small for all ------------------------------------------------------------------------------------ */
+/* ---- a cache too small for all
+ * ------------------------------------------------------------------------------------ */
 
-/* A cluster whose only stage has hardly more cache than its longest sequence needs: the limit grows from the weights alone,
- * eight blocks at a time, until the plan is content. */
+/* A cluster whose only stage has hardly more cache than its longest sequence needs: the limit grows
+ * from the weights alone, eight blocks at a time, until the plan is content. */
 static struct engine *open_short_of_memory(void)
 {
-    struct engine_setup setup = {.session = {.model = model, .context = SHORT_CONTEXT, .sequences = COMPANY}};
+    struct engine_setup setup = {
+        .session = {.model = model, .context = SHORT_CONTEXT, .sequences = COMPANY}};
     struct engine *e = engine_open(&setup);
     struct sl_stage_status stage;
     struct sl_coord_status status;
@@ -276,12 +293,15 @@ static void test_preemption(void **state)
     struct sl_coord_status status;
     ask_in_company(e, "short of memory");
     sl_service_get_status(e->session.service, &status);
-    print_message("%d blocks, %llu preemptions\n", status.blocks_total, (unsigned long long)status.preemptions);
+    print_message("%d blocks, %llu preemptions\n", status.blocks_total,
+                  (unsigned long long)status.preemptions);
     assert_true(status.preemptions > 0);
     engine_close(e);
 }
 
-/* ---- chance ------------------------------------------------------------------------------------------------------- */
+/* ---- chance
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 static int same_ids(const struct engine_answer *a, const struct engine_answer *b)
 {
@@ -316,7 +336,8 @@ static void test_chance(void **state)
     struct engine_answer answers[COMPANY];
     struct engine_setup setup = {.session = {.model = model, .stages = 2}};
     struct engine *e = engine_open(&setup);
-    for (int i = 0; i < COMPANY; i++) requests[i] = sampled(11, 33, (uint64_t)(42 + i / 2)); /* pairs with one seed */
+    for (int i = 0; i < COMPANY; i++)
+        requests[i] = sampled(11, 33, (uint64_t)(42 + i / 2)); /* pairs with one seed */
     engine_ask(e, requests, COMPANY, answers);
     engine_assert_same(&expected[ASK_SAMPLED], &answers[0], "seed 42");
     for (int i = 0; i < COMPANY; i += 2) {
@@ -354,10 +375,11 @@ static void test_scores(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_local),   cmocka_unit_test(test_shared_memory), cmocka_unit_test(test_tcp),
-        cmocka_unit_test(test_chunks),  cmocka_unit_test(test_threads),       cmocka_unit_test(test_micro_batches),
-        cmocka_unit_test(test_company), cmocka_unit_test(test_preemption),    cmocka_unit_test(test_chance),
-        cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_local),   cmocka_unit_test(test_shared_memory),
+        cmocka_unit_test(test_tcp),     cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_micro_batches),
+        cmocka_unit_test(test_company), cmocka_unit_test(test_preemption),
+        cmocka_unit_test(test_chance),  cmocka_unit_test(test_scores),
     };
     int tiny = argc > 1 && strcmp(argv[1], "tiny") == 0;
     model = tiny ? engine_data("models/gguf/llama-Q4_K_M.gguf") : engine_smollm2();
