@@ -17,6 +17,7 @@
 #include "coordinator/sched.h"
 
 #define NO_RESULT (-1)
+#define SLEPT_NS 3000000000ull /* between two ticks: we ourselves did not run */
 
 struct sl_coord {
     struct sl_coord_params p;
@@ -29,7 +30,8 @@ struct sl_coord {
     int *sample_of, *score_of; /* [sequences] scratch: index into the results, by sequence slot */
     int draining, drained;
     uint64_t last_ns, work_ns;
-    uint64_t longest_ns; /* that a micro-batch was on its way */
+    uint64_t longest_ns;        /* that a micro-batch was on its way */
+    uint64_t tick_ns, awake_ns; /* the last tick; since when we have run without a break */
     uint64_t generated_tokens, finished, failed, cancelled, refused;
 };
 
@@ -412,8 +414,10 @@ static uint64_t stall_limit(const struct sl_coord *c)
 /* Deaths are told to us; a stage that lives, says so and never answers is noticed here only. */
 static void watch(struct sl_coord *c, uint64_t now_ns)
 {
+    if (now_ns - c->tick_ns > SLEPT_NS) c->awake_ns = now_ns; /* answers of that time are unread */
+    c->tick_ns = now_ns;
     const struct sl_flight *f = c->members.serving ? sl_sched_oldest(&c->sched) : NULL;
-    if (!f || now_ns - f->sent_ns <= stall_limit(c)) return;
+    if (!f || now_ns - SL_MAX(f->sent_ns, c->awake_ns) <= stall_limit(c)) return;
     struct sl_effect *e = sl_sink_add(&c->fx, SL_FX_STALLED);
     e->stalled.epoch = c->members.epoch;
     e->stalled.slot = f->slot;

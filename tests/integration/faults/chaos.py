@@ -38,9 +38,11 @@ def main(sluice):
         clients = [in_thread(client, c, want, over, counts) for _ in range(6)]
         victims = [f"n/{i}" for i in range(3)] * KILLS_EACH
         chance.shuffle(victims)
+        killed = set()
         for v in victims:
-            pid = wait(lambda: next((p for p, line in c.processes().items() if f"--device {v} " in line), None), 20, f"{v} is there")
+            pid = wait(lambda: next((p for p, line in c.processes().items() if f"--device {v} " in line and p not in killed), None), 20, f"{v} is there")
             os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
             time.sleep(chance.choice([0, 0.05, 0.2, 0.3, 0.4, 0.6, 1.5]))
             assert c.process.poll() is None, c.text()
         c.wait_serving(30)

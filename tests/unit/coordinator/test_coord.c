@@ -113,6 +113,16 @@ static const char *effects(void)
     return text;
 }
 
+/* As the service does: a tick every now and then. */
+static void ticks_until(uint64_t at_ns)
+{
+    while (at_ns - now > 1000 * MS) {
+        tick(now + 1000 * MS);
+        assert_string_equal(effects(), "");
+    }
+    tick(at_ns);
+}
+
 static struct sl_coord_status status(void)
 {
     struct sl_coord_status st;
@@ -331,13 +341,13 @@ static void test_stall(void **state)
     (void)state;
     open_coord(2, 4, 1, 8);
     serve(2, 500);
-    tick(3 * SL_STALL_NS);
+    ticks_until(3 * SL_STALL_NS);
     assert_string_equal(effects(), ""); /* nothing is on its way */
     uint64_t sent = now;
     submit(1, 4, 3);
     assert_string_equal(effects(), "batch@0 ");
     uint64_t slot = fx.v[0].batch.slot;
-    tick(sent + SL_STALL_NS);
+    ticks_until(sent + SL_STALL_NS);
     assert_string_equal(effects(), "");
     now = sent + SL_STALL_NS; /* late, yet it comes */
     struct sl_sampled sampled = {.seq = 0, .pos = 4, .token = 7};
@@ -347,7 +357,7 @@ static void test_stall(void **state)
     slot = fx.v[1].batch.slot;
     sent = now;
     uint64_t limit = SL_STALL_LONGEST * SL_STALL_NS; /* this pipeline is slow, we have seen */
-    tick(sent + limit);
+    ticks_until(sent + limit);
     assert_string_equal(effects(), "");
     for (int i = 0; i < 2; i++) {
         tick(sent + limit + 1);
@@ -362,6 +372,23 @@ static void test_stall(void **state)
     sl_coord_destroy(C);
 }
 
+/* A coordinator that was stopped has not read what came in the meantime. */
+static void test_sleep_is_no_stall(void **state)
+{
+    (void)state;
+    open_coord(2, 4, 1, 8);
+    serve(2, 500);
+    submit(1, 4, 3);
+    ticks_until(2000 * MS);
+    tick(10 * SL_STALL_NS);
+    assert_string_equal(effects(), "");
+    ticks_until(11 * SL_STALL_NS);
+    assert_string_equal(effects(), "");
+    tick(now + MS);
+    assert_string_equal(effects(), "stalled ");
+    sl_coord_destroy(C);
+}
+
 /* The plan says how slow the devices are: what a large model takes is not taken for a hang. */
 static void test_slow_is_no_stall(void **state)
 {
@@ -372,7 +399,7 @@ static void test_slow_is_no_stall(void **state)
     submit(1, 4, 3);
     double step_ns = sl_coord_plan(C)->stages[0].step_ns;
     assert_true(step_ns * 4 > (double)SL_STALL_NS);
-    tick((uint64_t)(step_ns * 4));
+    ticks_until((uint64_t)(step_ns * 4));
     assert_string_equal(effects(), "");
     tick((uint64_t)(step_ns * 4) + MS);
     assert_string_equal(effects(), "stalled ");
@@ -461,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_bad_answers),
         cmocka_unit_test(test_stall),
         cmocka_unit_test(test_slow_is_no_stall),
+        cmocka_unit_test(test_sleep_is_no_stall),
         cmocka_unit_test(measure_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
