@@ -181,7 +181,9 @@ class Cluster:
         self.port = free_port() if not prefix else 18080
         self.socket = os.path.join(self.dir.name, "api.sock")
         keys = {"context": 1024, "sequences": 8, **keys}
-        nodes = nodes or "  - name: n\n    devices:\n" + "".join(f"      - {{{d}}}\n" for d in devices)
+        stages = os.environ.get("SLUICE_TEST_STAGES")  # another program for them: sanitizers make kernels too slow for tests
+        program = f"    launch: local\n    program: {stages}\n" if stages else ""
+        nodes = nodes or f"  - name: n\n{program}    devices:\n" + "".join(f"      - {{{d}}}\n" for d in devices)
         self.yaml = os.path.join(self.dir.name, "cluster.yaml")
         with open(self.yaml, "w") as f:
             f.write(f"cluster: test\nmodel:\n  path: {model or model_path()}\n" +
