@@ -71,6 +71,7 @@ struct ucx_link {
     struct sl_frame *first, **last; /* waiting for the window */
     struct ucx_tx tx[UCX_WINDOW], *free;
     int inside; /* frames UCX has */
+    int large;  /* of them those that is_large */
     struct sl_meter meter;
 };
 
