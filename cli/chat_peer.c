@@ -164,6 +164,26 @@ int sl_chat_peer_ask(struct sl_chat_peer *p, const json_t *messages, sl_chat_tex
     return p->remote ? ask_remote(p, messages, fn, arg, err) : ask_local(p, messages, fn, arg, err);
 }
 
+static void on_readable(uv_poll_t *h, int status, int events)
+{
+    (void)status;
+    (void)events;
+    *(int *)h->data = 1;
+    uv_stop(h->loop);
+}
+
+void sl_chat_peer_wait(struct sl_chat_peer *p, int fd)
+{
+    uv_poll_t poll;
+    int readable = 0;
+    if (p->remote || uv_poll_init(&p->session.loop, &poll, fd)) return; /* a plain file can always be read */
+    poll.data = &readable;
+    int r = uv_poll_start(&poll, UV_READABLE, on_readable);
+    while (r == 0 && !readable) uv_run(&p->session.loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&poll, NULL);
+    uv_run(&p->session.loop, UV_RUN_NOWAIT); /* the closed handle lives on our stack: let go of it now */
+}
+
 /* ---- the stage table -------------------------------------------------------------------------------------------- */
 
 static const char *text_of(const json_t *o, const char *key)

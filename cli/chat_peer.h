@@ -22,6 +22,9 @@ void sl_chat_peer_close(struct sl_chat_peer *p);
 /* Asks for the answer to an OpenAI message array. 0 also when the callback stopped it. */
 int sl_chat_peer_ask(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err);
 
+/* Waits until fd can be read, and lets a session of this process live meanwhile: its stages expect to be heard. */
+void sl_chat_peer_wait(struct sl_chat_peer *p, int fd);
+
 /* The stage table of the cluster. */
 int sl_chat_peer_table(struct sl_chat_peer *p, FILE *out, struct sl_err *err);
 

@@ -2,13 +2,16 @@
  *
  * It talks to a running coordinator (--connect, the socket API) or starts the model itself. ^C stops an answer, ^D or /quit ends,
  * /clear forgets the conversation. */
+#include <errno.h>
 #include <histedit.h>
 #include <jansson.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include "base/buf.h"
 #include "base/sl_assert.h"
@@ -89,6 +92,28 @@ static void start_over(json_t *messages, const char *system)
     if (system) add_message(messages, "system", system, strlen(system));
 }
 
+/* One character from the terminal; the loop runs while nobody types. */
+static int read_char(EditLine *e, wchar_t *out)
+{
+    struct sl_chat_peer *peer;
+    mbstate_t state = {0};
+    el_get(e, EL_CLIENTDATA, &peer);
+    for (;;) {
+        unsigned char byte;
+        sl_chat_peer_wait(peer, STDIN_FILENO);
+        ssize_t n = read(STDIN_FILENO, &byte, 1);
+        if (n < 0 && errno == EINTR) {
+            interrupted = 0; /* nothing is being answered */
+            continue;
+        }
+        if (n <= 0) return (int)n;
+        size_t r = mbrtowc(out, (const char *)&byte, 1, &state);
+        if (r == (size_t)-2) continue; /* the first bytes of a character */
+        if (r == (size_t)-1) *out = byte;
+        return 1;
+    }
+}
+
 static int converse(struct sl_chat_peer *peer, json_t *messages, const struct settings *s)
 {
     HistEvent ev;
@@ -100,6 +125,8 @@ static int converse(struct sl_chat_peer *peer, json_t *messages, const struct se
     el_set(e, EL_EDITOR, "emacs");
     el_set(e, EL_HIST, history, h);
     el_set(e, EL_SIGNAL, 1);
+    el_set(e, EL_CLIENTDATA, peer);
+    el_set(e, EL_GETCFN, read_char);
     for (;;) {
         int n = 0;
         const char *got = el_gets(e, &n);
@@ -151,6 +178,7 @@ int sl_cmd_chat(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
+    setlocale(LC_CTYPE, ""); /* line editing in the terminal's characters */
     int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
         printf("usage: sluice chat (--connect ADDR | -m MODEL | CLUSTER.yaml) [options]\n\n"

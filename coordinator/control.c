@@ -334,6 +334,8 @@ static void on_report(struct stage_peer *p, const struct sl_ctl_report *r)
     p->now.busy_ns = r->busy_ns;
     p->now.steps = r->steps;
     p->now.rows = r->rows;
+    if (r->layers != p->layers) p->moved_ns = sl_env_now_ns();
+    p->layers = r->layers;
     if (r->n_links) {
         p->now.link_frames = r->links[0].frames;
         p->now.link_bytes = r->links[0].bytes;
@@ -588,6 +590,8 @@ void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns)
     const struct sl_plan *plan = sl_coord_plan(s->coord);
     int i = 0;
     while (i < plan->n_stages - 1 && has_done(&s->peers[plan->stages[i].device], slot)) i++;
+    const struct stage_peer *p = &s->peers[plan->stages[i].device];
+    if (sl_env_now_ns() - p->moved_ns < SL_MOVED_NS) return; /* slow, not stuck: it finished a layer a moment ago */
     char why[160];
     snprintf(why, sizeof why, "it lives but has not answered micro-batch %llu for %.1f s", (unsigned long long)slot,
              (double)age_ns / 1e9);

@@ -18,6 +18,7 @@
 #define SL_HELLO_MS 5000        /* an accepted connection must say Hello within this time */
 #define SL_JOIN_MS 60000         /* a process we started must have joined within this time, ssh included */
 #define SL_PENDING_MAX 64       /* accepted connections that have not said Hello yet */
+#define SL_MOVED_NS 10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch */
 #define SL_TIMELINE_MAX 4096    /* step records kept per stage */
 #define SL_FREE_PERCENT 90      /* of a host's free memory that its stages may share */
 #define SL_CONTEXT_LEAST 512    /* tokens: a context nobody asked for is lowered to what fits, down to this */
@@ -50,6 +51,7 @@ struct stage_peer {
     char link_transport[16];
     struct sl_ctl_step *timeline;
     unsigned timeline_at, timeline_len;
+    uint64_t layers, moved_ns; /* layers it has run, and when that number last grew: whether it works on something */
     int plan_stage; /* place in the pipeline, -1 before the plan and when left out */
     char last_error[SL_ERR_MSG_MAX];
 };

@@ -166,6 +166,7 @@ static int report_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a
     p->steps = r->steps;
     p->rows = r->rows;
     p->queued = r->queued;
+    p->layers = r->layers;
     if (r->n_links > SL_CTL_PEERS_MAX || r->n_recent > SL_CTL_STEPS_MAX) return SL_ELIMIT;
     p->n_links = r->n_links;
     p->links = pointers(a, r->n_links, sizeof(Sluice__Ctl__LinkStat));
@@ -330,6 +331,7 @@ static int report_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *
                                        .steps = p->steps,
                                        .rows = p->rows,
                                        .queued = p->queued,
+                                       .layers = p->layers,
                                        .n_links = p->n_links,
                                        .n_recent = p->n_recent,
                                        .links = links,

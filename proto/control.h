@@ -53,6 +53,7 @@ struct sl_ctl_step { uint64_t slot, recv_ns, start_ns, end_ns; uint32_t rows, ep
 struct sl_ctl_link { uint32_t stage; uint64_t frames, bytes, busy_ns; const char *transport; };
 struct sl_ctl_report {
     uint64_t now_ns, busy_ns, steps, rows;
+    uint64_t layers;
     uint32_t queued;
     size_t n_links, n_recent;
     const struct sl_ctl_link *links;

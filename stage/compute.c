@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +41,7 @@ struct sl_compute {
     struct sl_ctl_step steps[SL_CTL_STEPS_MAX];
     unsigned steps_at, steps_len;
     struct sl_compute_stats stats;
+    _Atomic uint64_t layers; /* counted without the lock: once a layer */
 };
 
 static void free_load(struct sl_stage_params *p)
@@ -71,6 +73,12 @@ static void put_outcome(struct sl_compute *c, const struct sl_outcome *o)
         c->wake(c->arg);
 }
 
+static void on_moved(void *arg)
+{
+    struct sl_compute *c = arg;
+    atomic_fetch_add_explicit(&c->layers, 1, memory_order_relaxed);
+}
+
 static int on_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct sl_compute *c = arg;
@@ -88,6 +96,7 @@ static void do_load(struct sl_compute *c, struct sl_stage_params *p)
     sl_stage_destroy(c->stage);
     c->stage = NULL;
     p->progress = on_progress;
+    p->moved = on_moved;
     p->progress_arg = c;
     if (sl_stage_create(c->b, p, &c->stage, &o.err)) {
         o.kind = SL_OUTCOME_FAILED;
@@ -265,6 +274,7 @@ void sl_compute_get_stats(struct sl_compute *c, struct sl_compute_stats *out)
     pthread_mutex_lock(&c->lock);
     *out = c->stats;
     pthread_mutex_unlock(&c->lock);
+    out->layers = atomic_load_explicit(&c->layers, memory_order_relaxed);
 }
 
 int sl_compute_take_steps(struct sl_compute *c, struct sl_ctl_step *out, int max)

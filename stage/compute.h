@@ -32,6 +32,7 @@ struct sl_outcome {
 
 struct sl_compute_stats {
     uint64_t busy_ns, steps, rows;
+    uint64_t layers; /* run in all steps, also of the one under way */
     uint32_t queued; /* micro-batches waiting */
 };
 

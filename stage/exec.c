@@ -48,6 +48,7 @@ void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x)
     for (int i = 0; i < n_layers; i++) {
         attention(s, &s->layers[i], b, x);
         feed_forward(s, &s->layers[i], b->n_rows, x);
+        if (s->p.moved) s->p.moved(s->p.progress_arg);
     }
 }
 

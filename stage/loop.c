@@ -179,6 +179,7 @@ static void send_report(struct sl_stage_loop *s)
                                   .steps = st.steps,
                                   .rows = st.rows,
                                   .queued = st.queued,
+                                  .layers = st.layers,
                                   .n_links = n_links,
                                   .links = links,
                                   .n_recent = (size_t)n,

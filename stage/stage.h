@@ -25,6 +25,7 @@ struct sl_stage_params {
     uint64_t memory_bytes;    /* limit for weights + KV + workspace; 0 = none */
     /* Bytes of weights loaded so far; may be NULL. Not 0: give loading up (SL_ECANCELLED). */
     int (*progress)(void *arg, uint64_t done, uint64_t total);
+    void (*moved)(void *arg); /* after each layer of a step: a long step that moves is not a hang; may be NULL */
     void *progress_arg;
 };
 

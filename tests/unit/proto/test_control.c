@@ -28,7 +28,7 @@ static const struct sl_ctl messages[] = {
     {.kind = SL_CTL_READY, .ready = {7, 1, 2, 3, 4}},
     {.kind = SL_CTL_WIRE, .wire = {9, 2, peers}},
     {.kind = SL_CTL_WIRED, .wired = {9}},
-    {.kind = SL_CTL_REPORT, .report = {1, 2, 3, 4, 5, 1, 2, links, steps}},
+    {.kind = SL_CTL_REPORT, .report = {1, 2, 3, 4, 6, 5, 1, 2, links, steps}},
     {.kind = SL_CTL_FAIL, .fail = {SL_ENOMEM, "no memory"}},
     {.kind = SL_CTL_DRAIN},
     {.kind = SL_CTL_PING},
@@ -113,7 +113,7 @@ static void test_fields(void **state)
     assert_int_equal(sl_ctl_unpack(b.data, b.len, &m, &used, NULL), 0);
     assert_true(m.report.now_ns == 1 && m.report.busy_ns == 2 && m.report.steps == 3 &&
                 m.report.rows == 4);
-    assert_true(m.report.queued == 5 && m.report.n_links == 1 && m.report.n_recent == 2);
+    assert_true(m.report.layers == 6 && m.report.queued == 5 && m.report.n_links == 1 && m.report.n_recent == 2);
     assert_memory_equal(&m.report.recent[1], &steps[1], sizeof steps[1]);
     assert_true(m.report.links[0].stage == 3 && m.report.links[0].frames == 4 &&
                 m.report.links[0].bytes == 5 && m.report.links[0].busy_ns == 6);
