@@ -1,6 +1,7 @@
 /* arena.h - capped bump allocator: many small things that live and die together.
  *
- * Used for one request, one file, one step. Allocation is 16-byte aligned and zeroed; nothing is freed singly. */
+ * Used for one request, one file, one step. Allocation is 16-byte aligned and zeroed; nothing is
+ * freed singly. */
 #ifndef SL_BASE_ARENA_H
 #define SL_BASE_ARENA_H
 

@@ -1,7 +1,8 @@
 /* buf.h - growable bytes that know their maximum from birth.
  *
- * An append that would pass the maximum fails with SL_ELIMIT and changes nothing, so that a peer can never
- * make us grow without bound. Contents are always followed by a NUL that is not counted. */
+ * An append that would pass the maximum fails with SL_ELIMIT and changes nothing, so that a peer
+ * can never make us grow without bound. Contents are always followed by a NUL that is not counted.
+ */
 #ifndef SL_BASE_BUF_H
 #define SL_BASE_BUF_H
 

@@ -56,7 +56,8 @@ static int unknown(const struct sl_conf_row *rows, size_t n_rows, const char *ar
         char *copy = strdup(rows[i].names), *save = NULL;
         if (!copy) break;
         copies[c++] = copy;
-        for (char *t = strtok_r(copy, " ", &save); t && n < CONF_NAMES_MAX; t = strtok_r(NULL, " ", &save))
+        for (char *t = strtok_r(copy, " ", &save); t && n < CONF_NAMES_MAX;
+             t = strtok_r(NULL, " ", &save))
             names[n++] = t;
     }
     const char *near = sl_nearest(word, names, n);
@@ -95,9 +96,9 @@ static int store(const struct sl_conf_row *row, void *settings, const char *name
     return 0;
 }
 
-int sl_conf_parse(const struct sl_conf_row *rows, size_t n_rows, void *settings, int argc, char **argv,
-                  const char **positional, int max_positional, int *n_positional, int *help,
-                  struct sl_err *err)
+int sl_conf_parse(const struct sl_conf_row *rows, size_t n_rows, void *settings, int argc,
+                  char **argv, const char **positional, int max_positional, int *n_positional,
+                  int *help, struct sl_err *err)
 {
     int only_words = 0;
     *n_positional = 0;

@@ -42,7 +42,8 @@ static uint32_t detect(void)
     if (c7 & bit_AVX512VNNI) out |= SL_CPU_AVX512_VNNI;
     if (c7 & bit_AVX512VBMI) out |= SL_CPU_AVX512_VBMI;
     if (a71 & (1u << 5)) out |= SL_CPU_AVX512_BF16;
-    /* Without the permission the first tile load is a SIGILL although CPUID and XCR0 promise AMX. */
+    /* Without the permission the first tile load is a SIGILL although CPUID and XCR0 promise AMX.
+     */
     if ((x & 0x60000) == 0x60000 && (d7 & (1u << 24)) &&
         syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0) {
         if (d7 & (1u << 25)) out |= SL_CPU_AMX_INT8;

@@ -1,7 +1,7 @@
 /* dtype.h - element and block formats of tensors: one row per format.
  *
- * A format stores `block` consecutive elements of a row in `bytes` bytes. Layouts: docs of GGUF (ggml) blocks;
- * decoding lives in kernels/, this table is only about sizes and names. */
+ * A format stores `block` consecutive elements of a row in `bytes` bytes. Layouts: docs of GGUF
+ * (ggml) blocks; decoding lives in kernels/, this table is only about sizes and names. */
 #ifndef SL_BASE_DTYPE_H
 #define SL_BASE_DTYPE_H
 
@@ -32,16 +32,18 @@ enum sl_dtype {
         SL_DTYPE_COUNT
 };
 
-const char *sl_dtype_name(enum sl_dtype t);   /* "Q4_1" */
-int sl_dtype_block(enum sl_dtype t);          /* elements per block */
+const char *sl_dtype_name(enum sl_dtype t); /* "Q4_1" */
+int sl_dtype_block(enum sl_dtype t);        /* elements per block */
 int sl_dtype_block_bytes(enum sl_dtype t);
-int sl_dtype_from_ggml(uint32_t ggml_type);   /* enum sl_dtype, or -1 when we have no row for it */
-int sl_dtype_from_name(const char *name);     /* case-insensitive; -1 when unknown */
+int sl_dtype_from_ggml(uint32_t ggml_type); /* enum sl_dtype, or -1 when we have no row for it */
+int sl_dtype_from_name(const char *name);   /* case-insensitive; -1 when unknown */
 
-/* The ggml name of a type id that we know but cannot run ("IQ2_XXS"), NULL for ids that do not exist. For errors. */
+/* The ggml name of a type id that we know but cannot run ("IQ2_XXS"), NULL for ids that do not
+ * exist. For errors. */
 const char *sl_dtype_ggml_name(uint32_t ggml_type);
 
-/* Elements and bytes per block of any ggml type that sl_dtype_ggml_name knows. 0, or -1 for other ids. */
+/* Elements and bytes per block of any ggml type that sl_dtype_ggml_name knows. 0, or -1 for other
+ * ids. */
 int sl_dtype_ggml_size(uint32_t ggml_type, int *block, int *bytes);
 
 /* Bytes of `n` consecutive elements; n must be a multiple of the block. */

@@ -1,6 +1,7 @@
 /* env.h - the only door to clock, chance and the environment.
  *
- * Code that decides (coordinator, scheduler, planner) gets time and chance passed in and never calls this. */
+ * Code that decides (coordinator, scheduler, planner) gets time and chance passed in and never
+ * calls this. */
 #ifndef SL_BASE_ENV_H
 #define SL_BASE_ENV_H
 
@@ -23,7 +24,8 @@ void sl_env_random(void *buf, size_t n);
 /* getenv; NULL when unset or empty. */
 const char *sl_env_get(const char *name);
 
-/* splitmix64 finaliser: a good 64-bit mix for seeds and hash-based randomness (Steele et al. 2014). */
+/* splitmix64 finaliser: a good 64-bit mix for seeds and hash-based randomness (Steele et al. 2014).
+ */
 static inline uint64_t sl_mix64(uint64_t x)
 {
     x += 0x9e3779b97f4a7c15u;

@@ -38,12 +38,14 @@ static uint64_t read_key(const char *path, const char *key)
     return 0;
 }
 
-/* What a cgroup leaves of its limit. Cached file pages count as used there but are given back when memory is wanted. */
+/* What a cgroup leaves of its limit. Cached file pages count as used there but are given back when
+ * memory is wanted. */
 static uint64_t left_in(const char *dir)
 {
     char stat[1200];
     uint64_t limit, used;
-    if (!read_number(dir, "memory.max", &limit) || !read_number(dir, "memory.current", &used)) return UINT64_MAX;
+    if (!read_number(dir, "memory.max", &limit) || !read_number(dir, "memory.current", &used))
+        return UINT64_MAX;
     snprintf(stat, sizeof stat, "%s/memory.stat", dir);
     uint64_t cache = read_key(stat, "inactive_file") + read_key(stat, "active_file");
     used -= SL_MIN(used, cache);

@@ -8,12 +8,14 @@
 extern "C" {
 #endif
 
-/* Bytes this process could still allocate: MemAvailable, or less when a cgroup (v2) limits it. 0 when unknown. */
+/* Bytes this process could still allocate: MemAvailable, or less when a cgroup (v2) limits it. 0
+ * when unknown. */
 uint64_t sl_host_memory_available(void);
 
 #define SL_HOST_CPUS_MAX 1024 /* logical CPUs of one host that are looked at */
 
-/* The logical CPUs of this process's affinity mask, ascending, at most max; returns the count, >= 1. */
+/* The logical CPUs of this process's affinity mask, ascending, at most max; returns the count,
+ * >= 1. */
 int sl_host_cpus(int *cpus, int max);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* list.h - intrusive doubly linked list. A list is a ring through a head; an unlinked node points at itself. */
+/* list.h - intrusive doubly linked list. A list is a ring through a head; an unlinked node points
+ * at itself. */
 #ifndef SL_BASE_LIST_H
 #define SL_BASE_LIST_H
 

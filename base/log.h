@@ -1,8 +1,9 @@
 /* log.h - one line per event, to stderr.
  *
- * Levels by volume: error (somebody must act), warn (degraded), info (life of the process), debug (life of a
- * request), trace (every micro-batch). Values are set off by a space: "stage 2 ready, layers 10-19".
- * Thread safe: each line is one write. The level comes from --log-level or SLUICE_LOG. */
+ * Levels by volume: error (somebody must act), warn (degraded), info (life of the process), debug
+ * (life of a request), trace (every micro-batch). Values are set off by a space: "stage 2 ready,
+ * layers 10-19". Thread safe: each line is one write. The level comes from --log-level or
+ * SLUICE_LOG. */
 #ifndef SL_BASE_LOG_H
 #define SL_BASE_LOG_H
 

@@ -18,6 +18,7 @@ struct sl_mem {
     int device;
 };
 
-#define SL_MEM_ALIGN 64 /* bytes: every buffer we allocate for tensors starts on such a boundary */
+#define SL_MEM_ALIGN 64 /* bytes: every buffer we allocate for tensors starts on such a boundary   \
+                         */
 
 #endif

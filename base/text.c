@@ -145,7 +145,8 @@ static int parse_unit(const char *s, const struct unit *units, size_t n, double 
 {
     char *end;
     errno = 0;
-    if (!isdigit((unsigned char)s[0]) && s[0] != '.') return SL_EINPUT; /* no signs, "inf" or "nan" */
+    if (!isdigit((unsigned char)s[0]) && s[0] != '.')
+        return SL_EINPUT; /* no signs, "inf" or "nan" */
     double v = strtod(s, &end);
     if (end == s || errno || !isfinite(v)) return SL_EINPUT;
     while (*end == ' ') end++;
@@ -161,9 +162,16 @@ static int parse_unit(const char *s, const struct unit *units, size_t n, double 
 int sl_parse_bytes(const char *s, uint64_t *bytes)
 {
     static const struct unit units[] = {
-        {"", 1},          {"B", 1},           {"KiB", 1024},         {"MiB", 1048576.0},
-        {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}, {"KB", 1e3}, {"MB", 1e6},
-        {"GB", 1e9},      {"TB", 1e12},
+        {"", 1},
+        {"B", 1},
+        {"KiB", 1024},
+        {"MiB", 1048576.0},
+        {"GiB", 1073741824.0},
+        {"TiB", 1099511627776.0},
+        {"KB", 1e3},
+        {"MB", 1e6},
+        {"GB", 1e9},
+        {"TB", 1e12},
     };
     double v;
     if (parse_unit(s, units, SL_ARRAY_LEN(units), &v) || v > 1e18) return SL_EINPUT;
@@ -174,9 +182,9 @@ int sl_parse_bytes(const char *s, uint64_t *bytes)
 int sl_parse_bandwidth(const char *s, double *bytes_per_s)
 {
     static const struct unit units[] = {
-        {"bit/s", 0.125},  {"kbit/s", 125.0}, {"Mbit/s", 125e3}, {"Gbit/s", 125e6}, {"B/s", 1},
-        {"KB/s", 1e3},     {"MB/s", 1e6},     {"GB/s", 1e9},     {"TB/s", 1e12},    {"KiB/s", 1024},
-        {"MiB/s", 1048576.0}, {"GiB/s", 1073741824.0},
+        {"bit/s", 0.125}, {"kbit/s", 125.0}, {"Mbit/s", 125e3},    {"Gbit/s", 125e6},
+        {"B/s", 1},       {"KB/s", 1e3},     {"MB/s", 1e6},        {"GB/s", 1e9},
+        {"TB/s", 1e12},   {"KiB/s", 1024},   {"MiB/s", 1048576.0}, {"GiB/s", 1073741824.0},
     };
     return parse_unit(s, units, SL_ARRAY_LEN(units), bytes_per_s);
 }
@@ -201,7 +209,8 @@ int sl_parse_hostport(const char *s, char *host, size_t host_cap, int *port)
     } else if (memchr(s, ':', (size_t)(colon - s))) {
         return SL_EINPUT; /* a bare IPv6 address: which colon is the port's? */
     }
-    if (!isdigit((unsigned char)colon[1])) return SL_EINPUT; /* strtol would take signs and spaces */
+    if (!isdigit((unsigned char)colon[1]))
+        return SL_EINPUT; /* strtol would take signs and spaces */
     char *end;
     long p = strtol(colon + 1, &end, 10);
     if (end == colon + 1 || *end || p < 0 || p > 65535) return SL_EINPUT;

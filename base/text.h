@@ -9,21 +9,24 @@
 extern "C" {
 #endif
 
-/* Length in bytes of the longest prefix of s[0..n) that ends on a UTF-8 character boundary: what may be sent
- * to a client now. Invalid bytes count as whole characters, so the result never lags by more than 3 bytes. */
+/* Length in bytes of the longest prefix of s[0..n) that ends on a UTF-8 character boundary: what
+ * may be sent to a client now. Invalid bytes count as whole characters, so the result never lags by
+ * more than 3 bytes. */
 size_t sl_utf8_whole(const char *s, size_t n);
 
-/* Replaces every invalid sequence in s[0..n) by U+FFFD (3 bytes); writes at most 3*n bytes to out (no NUL);
- * returns the length written. */
+/* Replaces every invalid sequence in s[0..n) by U+FFFD (3 bytes); writes at most 3*n bytes to out
+ * (no NUL); returns the length written. */
 size_t sl_utf8_scrub(const char *s, size_t n, char *out);
 
 /* Appends codepoint cp as UTF-8 to out (at least 4 bytes); returns its length. */
 int sl_utf8_put(uint32_t cp, char *out);
 
-/* Decodes one character at s[0..n), n > 0: returns its length and sets *cp; an invalid byte gives length 1, U+FFFD. */
+/* Decodes one character at s[0..n), n > 0: returns its length and sets *cp; an invalid byte gives
+ * length 1, U+FFFD. */
 int sl_utf8_get(const char *s, size_t n, uint32_t *cp);
 
-/* The entry of names[0..n) nearest to `word` by edit distance, NULL when none is near enough to suggest. */
+/* The entry of names[0..n) nearest to `word` by edit distance, NULL when none is near enough to
+ * suggest. */
 const char *sl_nearest(const char *word, const char *const *names, size_t n);
 
 /* "4.0 GiB", "312 B"; returns out. */

@@ -1,8 +1,9 @@
 /* bench_run.c - see bench_run.h.
  *
- * Decode is timed in the steady state only: from the moment the last of the requests has its first token to the moment the first
- * one ends; the tokens that arrive in between count. Prefill is timed from submission to the last first token. Prompts are
- * arbitrary tokens (a hash of their place): the arithmetic does not depend on them. */
+ * Decode is timed in the steady state only: from the moment the last of the requests has its first
+ * token to the moment the first one ends; the tokens that arrive in between count. Prefill is timed
+ * from submission to the last first token. Prompts are arbitrary tokens (a hash of their place):
+ * the arithmetic does not depend on them. */
 #include "cli/bench_run.h"
 
 #include <math.h>
@@ -19,7 +20,7 @@ struct client {
     uint64_t first_ns, last_ns; /* tokens */
     uint64_t id;
     int tokens, ended;
-    uint64_t *times;            /* [generate] when each token came */
+    uint64_t *times; /* [generate] when each token came */
 };
 
 struct run {
@@ -46,28 +47,36 @@ static void on_reply(void *arg, const struct sl_effect *fx)
 
 static void fill_prompt(int32_t *ids, int n, int n_vocab, uint64_t salt)
 {
-    for (int i = 0; i < n; i++) ids[i] = (int32_t)(sl_mix64(salt * 1000003u + (uint64_t)i) % (uint64_t)n_vocab);
+    for (int i = 0; i < n; i++)
+        ids[i] = (int32_t)(sl_mix64(salt * 1000003u + (uint64_t)i) % (uint64_t)n_vocab);
 }
 
 /* Submits all requests and waits for their ends. */
-static int play(struct run *r, const struct sl_bench_test *t, uint64_t *start_ns, struct sl_err *err)
+static int play(struct run *r, const struct sl_bench_test *t, uint64_t *start_ns,
+                struct sl_err *err)
 {
-    int n_prompt = t->generate ? SL_MAX(t->depth, 1) : t->prompt, n_vocab = sl_service_config(r->s->service)->n_vocab;
+    int n_prompt = t->generate ? SL_MAX(t->depth, 1) : t->prompt,
+        n_vocab = sl_service_config(r->s->service)->n_vocab;
     int32_t *ids = malloc((size_t)n_prompt * sizeof *ids);
     if (!ids) return sl_err_set(err, SL_ENOMEM, "no memory for a prompt");
     int rc = 0;
     r->left = r->n;
     *start_ns = sl_env_now_ns();
     for (int i = 0; rc == 0 && i < r->n; i++) {
-        struct sl_submit req = {.tokens = ids, .n_tokens = n_prompt, .max_tokens = SL_MAX(t->generate, 1), .ignore_eos = 1};
+        struct sl_submit req = {.tokens = ids,
+                                .n_tokens = n_prompt,
+                                .max_tokens = SL_MAX(t->generate, 1),
+                                .ignore_eos = 1};
         sl_sampling_default(&req.sampling);
         fill_prompt(ids, n_prompt, n_vocab, (uint64_t)i);
-        rc = sl_service_submit(r->s->service, &req, on_reply, &r->clients[i], &r->clients[i].id, err);
+        rc = sl_service_submit(r->s->service, &req, on_reply, &r->clients[i], &r->clients[i].id,
+                               err);
         if (rc) r->clients[i].ended = 1;
     }
     free(ids);
     for (int i = 0; rc && i < r->n; i++) /* they point to clients that are going away */
-        if (r->clients[i].id && !r->clients[i].ended) sl_service_cancel(r->s->service, r->clients[i].id);
+        if (r->clients[i].id && !r->clients[i].ended)
+            sl_service_cancel(r->s->service, r->clients[i].id);
     while (rc == 0 && r->left > 0) uv_run(&r->s->loop, UV_RUN_DEFAULT);
     if (rc == 0 && r->err.code) {
         if (err) *err = r->err;
@@ -91,13 +100,18 @@ static double speed(const struct run *r, const struct sl_bench_test *t, uint64_t
     return first_last > last_first ? (double)tokens * 1e9 / (double)(first_last - last_first) : 0;
 }
 
-static int once(struct sl_session *s, const struct sl_bench_test *t, double *tokens_per_s, struct sl_err *err)
+static int once(struct sl_session *s, const struct sl_bench_test *t, double *tokens_per_s,
+                struct sl_err *err)
 {
-    struct run r = {.s = s, .n = t->parallel, .clients = calloc((size_t)t->parallel, sizeof(struct client))};
+    struct run r = {
+        .s = s, .n = t->parallel, .clients = calloc((size_t)t->parallel, sizeof(struct client))};
     size_t room = (size_t)SL_MAX(t->generate, 1);
     uint64_t start = 0, *times = calloc((size_t)t->parallel * room, sizeof *times);
-    int rc = r.clients && times ? 0 : sl_err_set(err, SL_ENOMEM, "no memory for %d requests", t->parallel);
-    for (int i = 0; rc == 0 && i < r.n; i++) r.clients[i] = (struct client){.run = &r, .times = times + (size_t)i * room};
+    int rc = r.clients && times
+                 ? 0
+                 : sl_err_set(err, SL_ENOMEM, "no memory for %d requests", t->parallel);
+    for (int i = 0; rc == 0 && i < r.n; i++)
+        r.clients[i] = (struct client){.run = &r, .times = times + (size_t)i * room};
     if (rc == 0) rc = play(&r, t, &start, err);
     if (rc == 0) *tokens_per_s = speed(&r, t, start);
     free(times);
@@ -122,8 +136,8 @@ static int usage_now(struct sl_session *s, struct usage *u, uint64_t *weight_byt
     return used;
 }
 
-int sl_bench_run(struct sl_session *s, const struct sl_bench_test *t, int repeats, struct sl_bench_result *out,
-                 struct sl_err *err)
+int sl_bench_run(struct sl_session *s, const struct sl_bench_test *t, int repeats,
+                 struct sl_bench_result *out, struct sl_err *err)
 {
     struct usage before[SL_DEVICES_MAX], after[SL_DEVICES_MAX];
     uint64_t weights[SL_DEVICES_MAX];
@@ -156,7 +170,9 @@ int sl_bench_run(struct sl_session *s, const struct sl_bench_test *t, int repeat
 
 void sl_bench_name(const struct sl_bench_test *t, char *out, size_t cap)
 {
-    int n = snprintf(out, cap, t->generate ? "tg%d" : "pp%d", t->generate ? t->generate : t->prompt);
-    if (t->generate && t->depth && n < (int)cap) n += snprintf(out + n, cap - (size_t)n, " @ d%d", t->depth);
+    int n =
+        snprintf(out, cap, t->generate ? "tg%d" : "pp%d", t->generate ? t->generate : t->prompt);
+    if (t->generate && t->depth && n < (int)cap)
+        n += snprintf(out + n, cap - (size_t)n, " @ d%d", t->depth);
     if (t->parallel > 1 && n < (int)cap) snprintf(out + n, cap - (size_t)n, " x%d", t->parallel);
 }

@@ -21,8 +21,8 @@ struct sl_chat_peer {
     struct sl_session session;
 };
 
-int sl_chat_peer_connect(const char *address, const char *key, const struct sl_generate_options *g, struct sl_chat_peer **out,
-                         struct sl_err *err)
+int sl_chat_peer_connect(const char *address, const char *key, const struct sl_generate_options *g,
+                         struct sl_chat_peer **out, struct sl_err *err)
 {
     char why[SL_REMOTE_ERROR_MAX];
     struct sl_chat_peer *p = calloc(1, sizeof *p);
@@ -36,8 +36,9 @@ int sl_chat_peer_connect(const char *address, const char *key, const struct sl_g
     return 0;
 }
 
-int sl_chat_peer_start(const struct sl_session_options *o, const char *yaml, const struct sl_generate_options *g,
-                       struct sl_chat_peer **out, struct sl_err *err)
+int sl_chat_peer_start(const struct sl_session_options *o, const char *yaml,
+                       const struct sl_generate_options *g, struct sl_chat_peer **out,
+                       struct sl_err *err)
 {
     struct sl_cluster cluster;
     struct sl_chat_peer *p = calloc(1, sizeof *p);
@@ -67,7 +68,7 @@ void sl_chat_peer_close(struct sl_chat_peer *p)
     free(p);
 }
 
-/* ---- in this process -------------------------------------------------------------------------------------------- */
+/* ---- in this process ------------------------------------------------------------------------- */
 
 struct local_answer {
     struct sl_chat_peer *peer;
@@ -81,8 +82,12 @@ struct local_answer {
 static void on_reply(void *arg, const struct sl_effect *fx)
 {
     struct local_answer *a = arg;
-    const char *text = fx->kind == SL_FX_TOKEN ? fx->token.text : fx->kind == SL_FX_DONE ? fx->done.text : NULL;
-    size_t n = fx->kind == SL_FX_TOKEN ? fx->token.text_len : fx->kind == SL_FX_DONE ? fx->done.text_len : 0;
+    const char *text = fx->kind == SL_FX_TOKEN  ? fx->token.text
+                       : fx->kind == SL_FX_DONE ? fx->done.text
+                                                : NULL;
+    size_t n = fx->kind == SL_FX_TOKEN  ? fx->token.text_len
+               : fx->kind == SL_FX_DONE ? fx->done.text_len
+                                        : 0;
     int stop = n && a->fn(a->arg, text, n);
     if (fx->kind == SL_FX_FAIL) sl_err_set(&a->err, fx->fail.code, "%s", fx->fail.message);
     if (stop && fx->kind == SL_FX_TOKEN) sl_service_cancel(a->peer->session.service, a->id);
@@ -91,7 +96,8 @@ static void on_reply(void *arg, const struct sl_effect *fx)
     uv_stop(&a->peer->session.loop);
 }
 
-static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err)
+static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg,
+                     struct sl_err *err)
 {
     const struct sl_service *s = p->session.service;
     struct sl_ids ids = {0};
@@ -99,7 +105,9 @@ static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_tex
     sl_buf_init(&text, PROMPT_MAX);
     json_t *req = json_pack("{s:O}", "messages", (json_t *)(uintptr_t)messages);
     int r = sl_chat_prompt(sl_service_template(s), sl_service_weights(s), req, &text, err);
-    if (r == 0) r = sl_tokenizer_encode(sl_service_tokenizer(s), sl_buf_str(&text), text.len, SL_TOK_SPECIAL, &ids, err);
+    if (r == 0)
+        r = sl_tokenizer_encode(sl_service_tokenizer(s), sl_buf_str(&text), text.len,
+                                SL_TOK_SPECIAL, &ids, err);
     json_decref(req);
     sl_buf_close(&text);
     struct local_answer a = {.peer = p, .fn = fn, .arg = arg};
@@ -115,7 +123,7 @@ static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_tex
     return r;
 }
 
-/* ---- over the socket API ---------------------------------------------------------------------------------------- */
+/* ---- over the socket API --------------------------------------------------------------------- */
 
 struct remote_answer {
     sl_chat_text_fn fn;
@@ -130,11 +138,15 @@ static int on_token(void *arg, const struct sl_remote_token *t)
 
 static int remote_failed(const struct sl_chat_peer *p, int code, struct sl_err *err)
 {
-    return sl_err_set(err, code == SL_REMOTE_REFUSED ? SL_EINPUT : code == SL_REMOTE_RETRY ? SL_ERETRY : SL_ECLOSED, "%s",
-                      sl_remote_error(p->remote));
+    return sl_err_set(err,
+                      code == SL_REMOTE_REFUSED ? SL_EINPUT
+                      : code == SL_REMOTE_RETRY ? SL_ERETRY
+                                                : SL_ECLOSED,
+                      "%s", sl_remote_error(p->remote));
 }
 
-static int ask_remote(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err)
+static int ask_remote(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg,
+                      struct sl_err *err)
 {
     char *text = json_dumps(messages, JSON_COMPACT);
     if (!text) return sl_err_set(err, SL_ENOMEM, "no memory for the conversation");
@@ -159,7 +171,8 @@ static int ask_remote(struct sl_chat_peer *p, const json_t *messages, sl_chat_te
     return r ? remote_failed(p, r, err) : 0;
 }
 
-int sl_chat_peer_ask(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg, struct sl_err *err)
+int sl_chat_peer_ask(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg,
+                     struct sl_err *err)
 {
     return p->remote ? ask_remote(p, messages, fn, arg, err) : ask_local(p, messages, fn, arg, err);
 }
@@ -176,15 +189,17 @@ void sl_chat_peer_wait(struct sl_chat_peer *p, int fd)
 {
     uv_poll_t poll;
     int readable = 0;
-    if (p->remote || uv_poll_init(&p->session.loop, &poll, fd)) return; /* a plain file can always be read */
+    if (p->remote || uv_poll_init(&p->session.loop, &poll, fd))
+        return; /* a plain file can always be read */
     poll.data = &readable;
     int r = uv_poll_start(&poll, UV_READABLE, on_readable);
     while (r == 0 && !readable) uv_run(&p->session.loop, UV_RUN_DEFAULT);
     uv_close((uv_handle_t *)&poll, NULL);
-    uv_run(&p->session.loop, UV_RUN_NOWAIT); /* the closed handle lives on our stack: let go of it now */
+    uv_run(&p->session.loop,
+           UV_RUN_NOWAIT); /* the closed handle lives on our stack: let go of it now */
 }
 
-/* ---- the stage table -------------------------------------------------------------------------------------------- */
+/* ---- the stage table ------------------------------------------------------------------------- */
 
 static const char *text_of(const json_t *o, const char *key)
 {
@@ -203,11 +218,13 @@ static void print_stage(const json_t *o, FILE *out)
     const json_t *l = json_object_get(o, "layers"), *link = json_object_get(o, "link_out");
     snprintf(layers, sizeof layers, "%d-%d", (int)json_integer_value(json_array_get(l, 0)),
              (int)json_integer_value(json_array_get(l, 1)) - 1);
-    fprintf(out, SL_STAGE_ROW, (int)number_of(o, "stage"), text_of(o, "device"), text_of(o, "state"), layers,
+    fprintf(out, SL_STAGE_ROW, (int)number_of(o, "stage"), text_of(o, "device"),
+            text_of(o, "state"), layers,
             sl_format_bytes((uint64_t)number_of(o, "weight_bytes"), weights),
-            sl_format_bytes((uint64_t)number_of(o, "kv_bytes"), kv), (unsigned long long)number_of(o, "steps"),
-            100 * number_of(o, "busy"), 100 * number_of(o, "bubble"),
-            sl_format_bytes((uint64_t)number_of(link, "bytes"), sent), text_of(link, "transport"));
+            sl_format_bytes((uint64_t)number_of(o, "kv_bytes"), kv),
+            (unsigned long long)number_of(o, "steps"), 100 * number_of(o, "busy"),
+            100 * number_of(o, "bubble"), sl_format_bytes((uint64_t)number_of(link, "bytes"), sent),
+            text_of(link, "transport"));
 }
 
 int sl_chat_peer_table(struct sl_chat_peer *p, FILE *out, struct sl_err *err)

@@ -1,4 +1,5 @@
-/* cmd_bench.c - `sluice bench`: llama-bench's table for this machine or cluster, plus what each stage did. */
+/* cmd_bench.c - `sluice bench`: llama-bench's table for this machine or cluster, plus what each
+ * stage did. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,12 @@ struct settings {
 
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "-p --n-prompt", "LIST", AT(prompts), "prefill tests, tokens (default 512; 0: none)", 0, 0},
-    {SL_CONF_STRING, "-n --n-gen", "LIST", AT(generates), "decode tests, tokens (default 128; 0: none)", 0, 0},
-    {SL_CONF_STRING, "-d --n-depth", "LIST", AT(depths), "decode after that many tokens (default 0)", 0, 0},
+    {SL_CONF_STRING, "-p --n-prompt", "LIST", AT(prompts),
+     "prefill tests, tokens (default 512; 0: none)", 0, 0},
+    {SL_CONF_STRING, "-n --n-gen", "LIST", AT(generates),
+     "decode tests, tokens (default 128; 0: none)", 0, 0},
+    {SL_CONF_STRING, "-d --n-depth", "LIST", AT(depths),
+     "decode after that many tokens (default 0)", 0, 0},
     {SL_CONF_STRING, "-np --parallel", "LIST", AT(parallel), "requests at once (default 1)", 0, 0},
     {SL_CONF_INT, "-r --repetitions", "N", AT(repeats), "measured repeats (default 5)", 1, 1000},
     {SL_CONF_STRING, "-o --output", "FORMAT", AT(output), "md (default), csv or json", 0, 0},
@@ -37,7 +41,8 @@ static int parse_list(const char *name, const char *s, int *out, int *n, struct 
         char *end;
         long v = strtol(p, &end, 10);
         if (end == p || v < 0 || v > 1 << 24 || (*end && *end != ',') || *n == LIST_MAX)
-            return sl_err_set(err, SL_EUSAGE, "%s '%s' is not a list of at most %d numbers", name, s, LIST_MAX);
+            return sl_err_set(err, SL_EUSAGE, "%s '%s' is not a list of at most %d numbers", name,
+                              s, LIST_MAX);
         out[(*n)++] = (int)v;
         if (!*end) return 0;
         p = end + 1;
@@ -58,7 +63,9 @@ static int make_tests(const struct lists *l, struct sl_bench_test *t)
             if (l->p[a]) t[k++] = (struct sl_bench_test){.prompt = l->p[a], .parallel = l->np[i]};
         for (int a = 0; a < l->n_n; a++)
             for (int b = 0; b < l->n_d; b++)
-                if (l->n[a]) t[k++] = (struct sl_bench_test){.generate = l->n[a], .depth = l->d[b], .parallel = l->np[i]};
+                if (l->n[a])
+                    t[k++] = (struct sl_bench_test){
+                        .generate = l->n[a], .depth = l->d[b], .parallel = l->np[i]};
     }
     return k;
 }
@@ -83,7 +90,8 @@ static void read_facts(const struct sl_service *s, struct facts *f)
         f->n_stages++;
         size_t len = strlen(f->backends);
         if (!strstr(f->backends, v[i].backend) && len < sizeof f->backends)
-            snprintf(f->backends + len, sizeof f->backends - len, "%s%s", len ? "," : "", v[i].backend);
+            snprintf(f->backends + len, sizeof f->backends - len, "%s%s", len ? "," : "",
+                     v[i].backend);
     }
 }
 
@@ -97,38 +105,44 @@ static void busy_text(const struct sl_bench_result *r, char *out, size_t cap)
 static void print_head(const char *format)
 {
     if (strcmp(format, "csv") == 0)
-        printf("model,bytes,backend,threads,stages,n_prompt,n_gen,n_depth,parallel,repeats,tokens_per_s,sd,weights_gb_s,busy\n");
+        printf("model,bytes,backend,threads,stages,n_prompt,n_gen,n_depth,parallel,repeats,tokens_"
+               "per_s,sd,weights_gb_s,busy\n");
     else if (strcmp(format, "md") == 0)
-        printf("| model | size | backend | threads | stages | test | t/s | weights GB/s | busy per stage |\n"
+        printf("| model | size | backend | threads | stages | test | t/s | weights GB/s | busy per "
+               "stage |\n"
                "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |\n");
 }
 
-static void print_result(const char *format, const struct facts *f, const struct sl_bench_result *r, json_t *all)
+static void print_result(const char *format, const struct facts *f, const struct sl_bench_result *r,
+                         json_t *all)
 {
     char busy[SL_DEVICES_MAX * 6], name[64], size[32];
     busy_text(r, busy, sizeof busy);
     sl_bench_name(&r->test, name, sizeof name);
     if (strcmp(format, "csv") == 0) {
-        printf("\"%s\",%llu,%s,%u,%d,%d,%d,%d,%d,%d,%.3f,%.3f,%.3f,%s\n", f->model, (unsigned long long)f->bytes, f->backends,
-               f->threads, f->n_stages, r->test.prompt, r->test.generate, r->test.depth, r->test.parallel, r->repeats, r->mean,
-               r->sd, r->gigabytes_per_s, busy);
+        printf("\"%s\",%llu,%s,%u,%d,%d,%d,%d,%d,%d,%.3f,%.3f,%.3f,%s\n", f->model,
+               (unsigned long long)f->bytes, f->backends, f->threads, f->n_stages, r->test.prompt,
+               r->test.generate, r->test.depth, r->test.parallel, r->repeats, r->mean, r->sd,
+               r->gigabytes_per_s, busy);
     } else if (strcmp(format, "md") == 0) {
-        printf("| %s | %s | %s | %u | %d | %s | %.2f ± %.2f | %.1f | %s |\n", f->model, sl_format_bytes(f->bytes, size),
-               f->backends, f->threads, f->n_stages, name, r->mean, r->sd, r->gigabytes_per_s, busy);
+        printf("| %s | %s | %s | %u | %d | %s | %.2f ± %.2f | %.1f | %s |\n", f->model,
+               sl_format_bytes(f->bytes, size), f->backends, f->threads, f->n_stages, name, r->mean,
+               r->sd, r->gigabytes_per_s, busy);
     } else {
         json_t *shares = json_array();
         for (int i = 0; i < r->n_stages; i++) json_array_append_new(shares, json_real(r->busy[i]));
         json_array_append_new(
-            all, json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o}", "test", name, "n_prompt", r->test.prompt,
-                           "n_gen", r->test.generate, "n_depth", r->test.depth, "parallel", r->test.parallel, "repeats",
-                           r->repeats, "tokens_per_second", r->mean, "sd", r->sd, "weights_gb_per_second",
+            all, json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o}", "test", name,
+                           "n_prompt", r->test.prompt, "n_gen", r->test.generate, "n_depth",
+                           r->test.depth, "parallel", r->test.parallel, "repeats", r->repeats,
+                           "tokens_per_second", r->mean, "sd", r->sd, "weights_gb_per_second",
                            r->gigabytes_per_s, "busy", shares));
     }
     fflush(stdout);
 }
 
-static int measure(struct sl_session *s, const struct settings *o, const struct sl_bench_test *tests, int n,
-                   struct sl_err *err)
+static int measure(struct sl_session *s, const struct settings *o,
+                   const struct sl_bench_test *tests, int n, struct sl_err *err)
 {
     struct facts f;
     struct sl_bench_result r;
@@ -141,8 +155,9 @@ static int measure(struct sl_session *s, const struct settings *o, const struct 
         if (rc == 0) print_result(o->output, &f, &r, all);
     }
     if (rc == 0 && strcmp(o->output, "json") == 0) {
-        json_t *j = json_pack("{s:s, s:I, s:s, s:i, s:i, s:O}", "model", f.model, "bytes", (json_int_t)f.bytes, "backend",
-                              f.backends, "threads", (int)f.threads, "stages", f.n_stages, "results", all);
+        json_t *j = json_pack("{s:s, s:I, s:s, s:i, s:i, s:O}", "model", f.model, "bytes",
+                              (json_int_t)f.bytes, "backend", f.backends, "threads", (int)f.threads,
+                              "stages", f.n_stages, "results", all);
         json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
         putchar('\n');
         json_decref(j);
@@ -171,7 +186,8 @@ static int run(struct settings *o, const char *yaml, struct sl_err *err)
     }
     if (r == 0) r = sl_session_cluster(&o->session, yaml, &cluster, err);
     if (r) return r;
-    cluster.sequences = SL_MAX(cluster.sequences, most); /* all requests of a test must run at once */
+    cluster.sequences =
+        SL_MAX(cluster.sequences, most); /* all requests of a test must run at once */
     cluster.queue = SL_MAX(cluster.queue, most);
     r = sl_session_open(&session, &cluster, err);
     if (r) return r;
@@ -182,14 +198,22 @@ static int run(struct settings *o, const char *yaml, struct sl_err *err)
 
 int sl_cmd_bench(int argc, char **argv)
 {
-    struct settings s = {.prompts = "512", .generates = "128", .depths = "0", .parallel = "1", .output = "md", .repeats = 5};
+    struct settings s = {.prompts = "512",
+                         .generates = "128",
+                         .depths = "0",
+                         .parallel = "1",
+                         .output = "md",
+                         .repeats = 5};
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
-        printf("usage: sluice bench (-m MODEL | CLUSTER.yaml) [-p 512] [-n 128] [-np 1,8] [-r 5] [-o md|csv|json]\n\n"
-               "Measures prefill and decode, through the scheduler and the pipeline. `busy` is each stage's share of the time\n"
+        printf("usage: sluice bench (-m MODEL | CLUSTER.yaml) [-p 512] [-n 128] [-np 1,8] [-r 5] "
+               "[-o md|csv|json]\n\n"
+               "Measures prefill and decode, through the scheduler and the pipeline. `busy` is "
+               "each stage's share of the time\n"
                "with work; weights GB/s is what the stages stream while they compute.\n\n");
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;

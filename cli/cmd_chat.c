@@ -1,7 +1,8 @@
-/* cmd_chat.c - `sluice chat`: a conversation in the terminal, streaming, with line editing and history (libedit).
+/* cmd_chat.c - `sluice chat`: a conversation in the terminal, streaming, with line editing and
+ * history (libedit).
  *
- * It talks to a running coordinator (--connect, the socket API) or starts the model itself. ^C stops an answer, ^D or /quit ends,
- * /clear forgets the conversation. */
+ * It talks to a running coordinator (--connect, the socket API) or starts the model itself. ^C
+ * stops an answer, ^D or /quit ends, /clear forgets the conversation. */
 #include <errno.h>
 #include <histedit.h>
 #include <jansson.h>
@@ -30,11 +31,15 @@ struct settings {
 
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "--connect", "ADDR", AT(connect), "a coordinator's socket: a path or HOST:PORT", 0, 0},
-    {SL_CONF_STRING, "--key", "KEY", AT(key), "API key for --connect (default: SLUICE_API_KEY)", 0, 0},
+    {SL_CONF_STRING, "--connect", "ADDR", AT(connect),
+     "a coordinator's socket: a path or HOST:PORT", 0, 0},
+    {SL_CONF_STRING, "--key", "KEY", AT(key), "API key for --connect (default: SLUICE_API_KEY)", 0,
+     0},
     {SL_CONF_STRING, "--system", "TEXT", AT(system), "system message", 0, 0},
-    {SL_CONF_STRING, "-p --once --prompt", "TEXT", AT(once), "ask this one question, print the answer and end", 0, 0},
-    {SL_CONF_FLAG, "--stages-table", NULL, AT(table), "print the stage table at the end (--connect)", 0, 0},
+    {SL_CONF_STRING, "-p --once --prompt", "TEXT", AT(once),
+     "ask this one question, print the answer and end", 0, 0},
+    {SL_CONF_FLAG, "--stages-table", NULL, AT(table),
+     "print the stage table at the end (--connect)", 0, 0},
     SL_GENERATE_ROWS(struct settings),
     SL_SESSION_ROWS(struct settings),
 };
@@ -70,7 +75,8 @@ static void add_message(json_t *messages, const char *role, const char *content,
 }
 
 /* One question and its answer; the conversation grows by both. */
-static int ask(struct sl_chat_peer *peer, json_t *messages, const char *question, struct sl_err *err)
+static int ask(struct sl_chat_peer *peer, json_t *messages, const char *question,
+               struct sl_err *err)
 {
     struct sl_buf answer;
     sl_buf_init(&answer, ANSWER_MAX);
@@ -81,7 +87,8 @@ static int ask(struct sl_chat_peer *peer, json_t *messages, const char *question
     if (r == 0)
         add_message(messages, "assistant", sl_buf_str(&answer), answer.len);
     else
-        json_array_remove(messages, json_array_size(messages) - 1); /* the question may be asked again */
+        json_array_remove(messages,
+                          json_array_size(messages) - 1); /* the question may be asked again */
     sl_buf_close(&answer);
     return r;
 }
@@ -179,7 +186,8 @@ int sl_cmd_chat(int argc, char **argv)
     const char *words[1] = {NULL};
     int n_words, help;
     setlocale(LC_CTYPE, ""); /* line editing in the terminal's characters */
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
         printf("usage: sluice chat (--connect ADDR | -m MODEL | CLUSTER.yaml) [options]\n\n"
                "Talks to the model; /clear forgets, /quit or ^D ends, ^C stops an answer.\n\n");

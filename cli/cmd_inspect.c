@@ -1,4 +1,5 @@
-/* cmd_inspect.c - `sluice inspect`: what is in a model file: architecture, hyperparameters, tensors, formats, bytes per layer. */
+/* cmd_inspect.c - `sluice inspect`: what is in a model file: architecture, hyperparameters,
+ * tensors, formats, bytes per layer. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,8 @@ struct settings {
 
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "-m --model", "MODEL", AT(model), "a .gguf file, or smollm2 (or give it as the only word)", 0, 0},
+    {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
+     "a .gguf file, or smollm2 (or give it as the only word)", 0, 0},
     {SL_CONF_FLAG, "--tensors", NULL, AT(tensors), "list every tensor", 0, 0},
     {SL_CONF_FLAG, "--metadata", NULL, AT(metadata), "list every metadata key", 0, 0},
     {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object with everything", 0, 0},
@@ -51,19 +53,23 @@ static json_t *scalar_json(const struct sl_meta *m)
 static json_t *tensor_json(const struct sl_tensor *t)
 {
     json_t *shape = json_array();
-    for (int i = t->n_dims - 1; i >= 0; i--) json_array_append_new(shape, json_integer(t->ne[i])); /* row-major, as HF */
+    for (int i = t->n_dims - 1; i >= 0; i--)
+        json_array_append_new(shape, json_integer(t->ne[i])); /* row-major, as HF */
     const char *format = sl_dtype_ggml_name(t->ggml_type);
-    return json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "format", format ? format : "?", "shape", shape, "offset",
-                     (json_int_t)t->offset, "bytes", (json_int_t)t->bytes);
+    return json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "format", format ? format : "?",
+                     "shape", shape, "offset", (json_int_t)t->offset, "bytes",
+                     (json_int_t)t->bytes);
 }
 
 static json_t *config_json(const struct sl_config *c)
 {
-    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:f, s:b, s:b}", "architecture",
-                     c->arch, "name", c->name, "layers", c->n_layers, "hidden", c->n_embd, "heads", c->n_heads, "kv_heads",
-                     c->n_kv_heads, "head_dim", c->head_dim, "feed_forward", c->n_ff, "vocabulary", c->n_vocab, "context",
-                     c->n_ctx_train, "rms_eps", (double)c->rms_eps, "rope", c->rope == SL_ROPE_NEOX ? "neox" : "norm",
-                     "rope_dims", c->rope_dims, "rope_base", (double)c->rope_base, "qkv_bias", c->qkv_bias, "tied", c->tied);
+    return json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:f, s:b, s:b}",
+        "architecture", c->arch, "name", c->name, "layers", c->n_layers, "hidden", c->n_embd,
+        "heads", c->n_heads, "kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "feed_forward",
+        c->n_ff, "vocabulary", c->n_vocab, "context", c->n_ctx_train, "rms_eps", (double)c->rms_eps,
+        "rope", c->rope == SL_ROPE_NEOX ? "neox" : "norm", "rope_dims", c->rope_dims, "rope_base",
+        (double)c->rope_base, "qkv_bias", c->qkv_bias, "tied", c->tied);
 }
 
 /* Bytes by format, in the order of base/dtype.h. */
@@ -89,16 +95,18 @@ static json_t *describe(const struct sl_weights *w, const struct sl_config *c, s
         r = sl_config_layer_bytes(w, c, i, &bytes, err);
         json_array_append_new(layers, json_integer((json_int_t)bytes));
     }
-    for (size_t i = 0; i < sl_weights_count(w); i++) json_array_append_new(tensors, tensor_json(sl_weights_at(w, i)));
+    for (size_t i = 0; i < sl_weights_count(w); i++)
+        json_array_append_new(tensors, tensor_json(sl_weights_at(w, i)));
     for (size_t i = 0; i < sl_weights_meta_count(w); i++) {
         const char *key;
         const struct sl_meta *m = sl_weights_meta_nth(w, i, &key);
         json_object_set_new(meta, key, scalar_json(m));
     }
-    json_t *j = json_pack("{s:s, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o, s:o}", "file", sl_weights_path(w), "config",
-                          config_json(c), "bytes", "layers", layers, "embedding", (json_int_t)embed, "head", (json_int_t)head,
-                          "kv_per_token_and_layer_f16", (json_int_t)sl_config_kv_bytes(c, 2), "formats", formats_json(w),
-                          "tensors", tensors, "metadata", meta);
+    json_t *j = json_pack("{s:s, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o, s:o}", "file",
+                          sl_weights_path(w), "config", config_json(c), "bytes", "layers", layers,
+                          "embedding", (json_int_t)embed, "head", (json_int_t)head,
+                          "kv_per_token_and_layer_f16", (json_int_t)sl_config_kv_bytes(c, 2),
+                          "formats", formats_json(w), "tensors", tensors, "metadata", meta);
     if (r == 0) return j;
     json_decref(j);
     return NULL;
@@ -134,7 +142,8 @@ static void print_text(const json_t *j, const struct settings *s)
     printf("%s\n", json_string_value(json_object_get(j, "file")));
     print_object("config", json_object_get(j, "config"), 0);
     print_object("bytes by format", json_object_get(j, "formats"), 1);
-    printf("\nbytes\n  layers 0-%zu: %s the first; embedding %s, head %s\n", json_array_size(layers) - 1,
+    printf("\nbytes\n  layers 0-%zu: %s the first; embedding %s, head %s\n",
+           json_array_size(layers) - 1,
            sl_format_bytes((uint64_t)json_integer_value(json_array_get(layers, 0)), a),
            sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "embedding")), b),
            sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "head")), c));
@@ -179,7 +188,8 @@ int sl_cmd_inspect(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
         printf("usage: sluice inspect MODEL [options]\n\nSays what a model file holds.\n\n");
         sl_conf_help(rows, SL_ARRAY_LEN(rows));

@@ -1,5 +1,5 @@
-/* cmd_logits.c - `sluice logits`: float32 logits of every position of a token sequence, written as safetensors, for comparing
- * with other implementations. */
+/* cmd_logits.c - `sluice logits`: float32 logits of every position of a token sequence, written as
+ * safetensors, for comparing with other implementations. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +20,10 @@ struct settings {
 static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "--tokens", "1,2,3", AT(tokens), "the token ids", 0, 0},
     {SL_CONF_STRING, "-p --prompt", "TEXT", AT(text), "or a text to tokenize", 0, 0},
-    {SL_CONF_STRING, "-o --output", "FILE", AT(out), "file to write: tensor `logits`, F32 [n_tokens, vocab]", 0, 0},
-    {SL_CONF_FLAG, "--json", NULL, AT(json), "print shape and argmax of each position as JSON", 0, 0},
+    {SL_CONF_STRING, "-o --output", "FILE", AT(out),
+     "file to write: tensor `logits`, F32 [n_tokens, vocab]", 0, 0},
+    {SL_CONF_FLAG, "--json", NULL, AT(json), "print shape and argmax of each position as JSON", 0,
+     0},
     SL_SESSION_ROWS(struct settings),
 };
 
@@ -46,10 +48,11 @@ static int write_safetensors(const char *path, const struct collect *c, struct s
 {
     char json[256];
     size_t bytes = (size_t)c->n_tokens * (size_t)c->n_vocab * sizeof *c->logits;
-    int n = snprintf(json, sizeof json,
-                     "{\"__metadata__\":{\"format\":\"pt\"},\"logits\":{\"dtype\":\"F32\",\"shape\":[%d,%d],"
-                     "\"data_offsets\":[0,%zu]}}",
-                     c->n_tokens, c->n_vocab, bytes);
+    int n = snprintf(
+        json, sizeof json,
+        "{\"__metadata__\":{\"format\":\"pt\"},\"logits\":{\"dtype\":\"F32\",\"shape\":[%d,%d],"
+        "\"data_offsets\":[0,%zu]}}",
+        c->n_tokens, c->n_vocab, bytes);
     while (n % 8) json[n++] = ' ';
     uint64_t len = (uint64_t)n;
     FILE *f = fopen(path, "wb");
@@ -87,12 +90,13 @@ static int collect(const struct settings *s, struct sl_session *session, struct 
     struct sl_ids ids = {0};
     struct collect c = {.n_vocab = sl_service_config(session->service)->n_vocab};
     int r = s->tokens ? sl_generate_parse_ids(s->tokens, c.n_vocab, &ids, err)
-                      : sl_tokenizer_encode(sl_service_tokenizer(session->service), s->text, strlen(s->text), SL_TOK_BOS,
-                                            &ids, err);
+                      : sl_tokenizer_encode(sl_service_tokenizer(session->service), s->text,
+                                            strlen(s->text), SL_TOK_BOS, &ids, err);
     if (r == 0 && ids.len == 0) r = sl_err_set(err, SL_EUSAGE, "no tokens: the text is empty");
     c.n_tokens = (int)ids.len;
     c.logits = r == 0 ? malloc(ids.len * (size_t)c.n_vocab * sizeof *c.logits) : NULL;
-    if (r == 0 && !c.logits) r = sl_err_set(err, SL_ENOMEM, "no memory for the logits of %d tokens", c.n_tokens);
+    if (r == 0 && !c.logits)
+        r = sl_err_set(err, SL_ENOMEM, "no memory for the logits of %d tokens", c.n_tokens);
     struct sl_submit req = {.tokens = ids.data, .n_tokens = c.n_tokens, .logits = 1};
     sl_sampling_default(&req.sampling);
     if (r == 0) r = sl_session_run(session, &req, on_reply, &c, err);
@@ -109,7 +113,8 @@ static int run(const struct settings *s, const char *yaml, struct sl_err *err)
     static struct sl_session session;
     struct sl_cluster cluster;
     if (!s->tokens == !s->text) return sl_err_set(err, SL_EUSAGE, "give --tokens IDS or -p TEXT");
-    if (!s->out && !s->json) return sl_err_set(err, SL_EUSAGE, "give -o FILE (or --json for the argmax only)");
+    if (!s->out && !s->json)
+        return sl_err_set(err, SL_EUSAGE, "give -o FILE (or --json for the argmax only)");
     int r = sl_session_cluster(&s->session, yaml, &cluster, err);
     if (r == 0) r = sl_session_open(&session, &cluster, err);
     if (r) return r;
@@ -124,10 +129,12 @@ int sl_cmd_logits(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
-        printf("usage: sluice logits (-m MODEL | CLUSTER.yaml) --tokens 1,2,3 -o OUT.safetensors\n\n"
-               "Writes the float32 logits of every position.\n\n");
+        printf(
+            "usage: sluice logits (-m MODEL | CLUSTER.yaml) --tokens 1,2,3 -o OUT.safetensors\n\n"
+            "Writes the float32 logits of every position.\n\n");
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;
     }

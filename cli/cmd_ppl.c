@@ -1,7 +1,8 @@
 /* cmd_ppl.c - `sluice ppl`: perplexity of a text through the real pipeline.
  *
- * The text is tokenized once and cut into chunks of the context length; a chunk's first token is replaced by BOS when the model
- * has one, and the positions of its second half are scored, as llama.cpp's perplexity tool defines it, so that figures compare. */
+ * The text is tokenized once and cut into chunks of the context length; a chunk's first token is
+ * replaced by BOS when the model has one, and the positions of its second half are scored, as
+ * llama.cpp's perplexity tool defines it, so that figures compare. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +25,8 @@ struct settings {
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-f --file", "TEXT", AT(file), "the text", 0, 0},
-    {SL_CONF_INT, "--chunks", "N", AT(chunks), "only the first N chunks (default: all)", 1, 1 << 24},
+    {SL_CONF_INT, "--chunks", "N", AT(chunks), "only the first N chunks (default: all)", 1,
+     1 << 24},
     {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object", 0, 0},
     SL_SESSION_ROWS(struct settings),
 };
@@ -32,7 +34,7 @@ static const struct sl_conf_row rows[] = {
 struct sums {
     double nll, nll2; /* sums of -log p and its square */
     long n;
-    int first;        /* score rows from this position on */
+    int first; /* score rows from this position on */
 };
 
 static void on_reply(void *arg, const struct sl_effect *fx)
@@ -68,12 +70,14 @@ static void report(const struct sums *u, int chunks, int json)
     double var = u->nll2 / (double)u->n - mean * mean;
     double pm = u->n > 1 && var > 0 ? sqrt(var / (double)(u->n - 1)) * ppl : 0;
     if (json)
-        printf("{\"ppl\":%.6f,\"error\":%.6f,\"chunks\":%d,\"tokens\":%ld}\n", ppl, pm, chunks, u->n);
+        printf("{\"ppl\":%.6f,\"error\":%.6f,\"chunks\":%d,\"tokens\":%ld}\n", ppl, pm, chunks,
+               u->n);
     else
         printf("Final estimate: PPL = %.4f +/- %.5f\n", ppl, pm);
 }
 
-static int score(const struct settings *s, struct sl_session *session, int context, struct sl_err *err)
+static int score(const struct settings *s, struct sl_session *session, int context,
+                 struct sl_err *err)
 {
     const struct sl_tokenizer *tok = sl_service_tokenizer(session->service);
     struct sl_buf text;
@@ -85,7 +89,8 @@ static int score(const struct settings *s, struct sl_session *session, int conte
     int chunks = (int)(ids.len / (size_t)context);
     if (s->chunks && s->chunks < chunks) chunks = (int)s->chunks;
     if (r == 0 && chunks == 0)
-        r = sl_err_set(err, SL_EINPUT, "%s has %zu tokens, less than one chunk of %d; lower -c", s->file, ids.len, context);
+        r = sl_err_set(err, SL_EINPUT, "%s has %zu tokens, less than one chunk of %d; lower -c",
+                       s->file, ids.len, context);
     struct sums u = {.first = context / 2};
     for (int i = 0; r == 0 && i < chunks; i++) {
         int32_t *at = ids.data + (size_t)i * (size_t)context, kept = at[0];
@@ -111,7 +116,8 @@ static int run(struct settings *s, const char *yaml, struct sl_err *err)
     struct sl_cluster cluster;
     if (!s->file) return sl_err_set(err, SL_EUSAGE, "give -f TEXT");
     int context = s->session.context ? (int)s->session.context : PPL_CONTEXT;
-    if (context < 4) return sl_err_set(err, SL_EUSAGE, "-c %d is too short to score anything", context);
+    if (context < 4)
+        return sl_err_set(err, SL_EUSAGE, "-c %d is too short to score anything", context);
     s->session.context = 0; /* ours is the length of a chunk, not a limit of the cluster */
     int r = sl_session_cluster(&s->session, yaml, &cluster, err);
     if (r == 0) r = sl_session_open(&session, &cluster, err);
@@ -127,11 +133,13 @@ int sl_cmd_ppl(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
-        printf("usage: sluice ppl (-m MODEL | CLUSTER.yaml) -f TEXT [-c CHUNK] [--chunks N]\n\n"
-               "Perplexity over chunks of -c tokens (default %d), the second half of each scored.\n\n",
-               PPL_CONTEXT);
+        printf(
+            "usage: sluice ppl (-m MODEL | CLUSTER.yaml) -f TEXT [-c CHUNK] [--chunks N]\n\n"
+            "Perplexity over chunks of -c tokens (default %d), the second half of each scored.\n\n",
+            PPL_CONTEXT);
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;
     }

@@ -27,9 +27,11 @@ static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-p --prompt", "TEXT", AT(prompt), "the prompt", 0, 0},
     {SL_CONF_STRING, "-f --file", "FILE", AT(file), "read the prompt from a file", 0, 0},
     {SL_CONF_STRING, "--tokens", "1,2,3", AT(tokens), "token ids instead of text", 0, 0},
-    {SL_CONF_FLAG, "--chat", NULL, AT(chat), "the prompt is a user's message: apply the chat template", 0, 0},
+    {SL_CONF_FLAG, "--chat", NULL, AT(chat),
+     "the prompt is a user's message: apply the chat template", 0, 0},
     {SL_CONF_STRING, "--stop", "TEXT", AT(stop), "end before this text", 0, 0},
-    {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object: text, ids, finish reason, timings, stages", 0, 0},
+    {SL_CONF_FLAG, "--json", NULL, AT(json),
+     "one JSON object: text, ids, finish reason, timings, stages", 0, 0},
     {SL_CONF_FLAG, "--stats", NULL, AT(stats), "print speed and the stage table to stderr", 0, 0},
     SL_GENERATE_ROWS(struct settings),
     SL_SESSION_ROWS(struct settings),
@@ -91,29 +93,39 @@ static int read_file(const char *path, struct sl_buf *out, struct sl_err *err)
 }
 
 /* The prompt as ids: --tokens, or text, through the chat template with --chat. */
-static int make_prompt(const struct settings *s, const struct sl_service *svc, struct sl_ids *ids, struct sl_err *err)
+static int make_prompt(const struct settings *s, const struct sl_service *svc, struct sl_ids *ids,
+                       struct sl_err *err)
 {
-    if (s->tokens) return sl_generate_parse_ids(s->tokens, sl_service_config(svc)->n_vocab, ids, err);
+    if (s->tokens)
+        return sl_generate_parse_ids(s->tokens, sl_service_config(svc)->n_vocab, ids, err);
     struct sl_buf text, rendered;
     sl_buf_init(&text, SL_TOK_TEXT_MAX);
     sl_buf_init(&rendered, SL_TOK_TEXT_MAX);
-    int r = s->file ? read_file(s->file, &text, err) : sl_buf_puts(&text, s->prompt ? s->prompt : "");
+    int r =
+        s->file ? read_file(s->file, &text, err) : sl_buf_puts(&text, s->prompt ? s->prompt : "");
     const struct sl_buf *use = &text;
     int flags = SL_TOK_BOS;
     if (r == 0 && s->chat) {
         if (!sl_service_template(svc)) {
-            r = sl_err_set(err, SL_EUNSUPPORTED, "the model has no chat template; leave --chat out");
+            r = sl_err_set(err, SL_EUNSUPPORTED,
+                           "the model has no chat template; leave --chat out");
         } else {
-            json_t *req = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", sl_buf_str(&text));
-            r = req ? sl_chat_prompt(sl_service_template(svc), sl_service_weights(svc), req, &rendered, err)
+            json_t *req = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content",
+                                    sl_buf_str(&text));
+            r = req ? sl_chat_prompt(sl_service_template(svc), sl_service_weights(svc), req,
+                                     &rendered, err)
                     : sl_err_set(err, SL_EINPUT, "the prompt is not valid UTF-8");
             json_decref(req);
             use = &rendered;
             flags = SL_TOK_SPECIAL;
         }
     }
-    if (r == 0) r = sl_tokenizer_encode(sl_service_tokenizer(svc), sl_buf_str(use), use->len, flags, ids, err);
-    if (r == 0 && ids->len == 0) r = sl_err_set(err, SL_EUSAGE, "the prompt is empty: give -p TEXT, -f FILE or --tokens IDS");
+    if (r == 0)
+        r = sl_tokenizer_encode(sl_service_tokenizer(svc), sl_buf_str(use), use->len, flags, ids,
+                                err);
+    if (r == 0 && ids->len == 0)
+        r = sl_err_set(err, SL_EUSAGE,
+                       "the prompt is empty: give -p TEXT, -f FILE or --tokens IDS");
     sl_buf_close(&text);
     sl_buf_close(&rendered);
     return r;
@@ -130,13 +142,14 @@ static void print_json(const struct sl_session *s, struct answer *a)
     char *clean = malloc(3 * a->text.len + 1);
     size_t n = clean ? sl_utf8_scrub(sl_buf_str(&a->text), a->text.len, clean) : 0;
     double prefill_s = (double)a->timings.prefill_ns / 1e9;
-    json_t *j = json_pack("{s:o, s:o, s:s, s:i, s:i, s:{s:f, s:f, s:f, s:f, s:f}, s:o}", "text",
-                          json_stringn(clean ? clean : "", n), "tokens", json_incref(a->ids), "finish_reason",
-                          sl_generate_reason(a->reason), "prompt_tokens", a->prompt_tokens, "completion_tokens", a->tokens,
-                          "timings", "queue_ms", (double)a->timings.queue_ns / 1e6, "prefill_ms",
-                          (double)a->timings.prefill_ns / 1e6, "decode_ms", (double)a->timings.decode_ns / 1e6,
-                          "prefill_tokens_per_second", prefill_s > 0 ? a->prompt_tokens / prefill_s : 0.0,
-                          "decode_tokens_per_second", decode_speed(a), "stages", sl_generate_stages_json(s->service));
+    json_t *j = json_pack(
+        "{s:o, s:o, s:s, s:i, s:i, s:{s:f, s:f, s:f, s:f, s:f}, s:o}", "text",
+        json_stringn(clean ? clean : "", n), "tokens", json_incref(a->ids), "finish_reason",
+        sl_generate_reason(a->reason), "prompt_tokens", a->prompt_tokens, "completion_tokens",
+        a->tokens, "timings", "queue_ms", (double)a->timings.queue_ns / 1e6, "prefill_ms",
+        (double)a->timings.prefill_ns / 1e6, "decode_ms", (double)a->timings.decode_ns / 1e6,
+        "prefill_tokens_per_second", prefill_s > 0 ? a->prompt_tokens / prefill_s : 0.0,
+        "decode_tokens_per_second", decode_speed(a), "stages", sl_generate_stages_json(s->service));
     json_dumpf(j, stdout, JSON_COMPACT);
     putchar('\n');
     json_decref(j);
@@ -145,8 +158,8 @@ static void print_json(const struct sl_session *s, struct answer *a)
 
 static void print_stats(const struct sl_session *s, const struct answer *a)
 {
-    fprintf(stderr, "\n%d prompt tokens in %.1f ms, %d answer tokens at %.1f tok/s\n", a->prompt_tokens,
-            (double)a->timings.prefill_ns / 1e6, a->tokens, decode_speed(a));
+    fprintf(stderr, "\n%d prompt tokens in %.1f ms, %d answer tokens at %.1f tok/s\n",
+            a->prompt_tokens, (double)a->timings.prefill_ns / 1e6, a->tokens, decode_speed(a));
     sl_service_print(s->service, stderr);
 }
 
@@ -185,7 +198,8 @@ int sl_cmd_run(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
         printf("usage: sluice run (-m MODEL | CLUSTER.yaml) -p TEXT [options]\n\n"
                "Starts the model, or the cluster, answers one prompt on stdout and ends.\n\n");

@@ -1,7 +1,9 @@
-/* cmd_serve.c - `sluice serve`: the coordinator of a cluster, or everything in one process with -m, until SIGTERM.
+/* cmd_serve.c - `sluice serve`: the coordinator of a cluster, or everything in one process with -m,
+ * until SIGTERM.
  *
- * The ports open at once (/health says 503 while stages load). SIGTERM and ^C drain: new requests are refused, running ones end;
- * a second signal fails them. The stage table is printed when it is over. */
+ * The ports open at once (/health says 503 while stages load). SIGTERM and ^C drain: new requests
+ * are refused, running ones end; a second signal fails them. The stage table is printed when it is
+ * over. */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,12 +26,15 @@ struct settings {
 
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "--http", "HOST:PORT", AT(http), "OpenAI-compatible HTTP API (default " HTTP_DEFAULT ", `off` for none)", 0, 0},
+    {SL_CONF_STRING, "--http", "HOST:PORT", AT(http),
+     "OpenAI-compatible HTTP API (default " HTTP_DEFAULT ", `off` for none)", 0, 0},
     {SL_CONF_STRING, "--host", "HOST", AT(host), "the host part of --http", 0, 0},
     {SL_CONF_INT, "--port", "PORT", AT(port), "the port part of --http", 0, 65535},
     {SL_CONF_STRING, "--socket", "PATH|HOST:PORT", AT(socket), "socket API (protobuf)", 0, 0},
-    {SL_CONF_STRING, "--api-keys --api-key-file", "FILE", AT(api_keys), "file of API keys, one a line (default: none needed)", 0, 0},
-    {SL_CONF_INT, "--queue", "N", AT(session.queue), "requests that may wait; more get 429 (default 64)", 0, 1 << 20},
+    {SL_CONF_STRING, "--api-keys --api-key-file", "FILE", AT(api_keys),
+     "file of API keys, one a line (default: none needed)", 0, 0},
+    {SL_CONF_INT, "--queue", "N", AT(session.queue),
+     "requests that may wait; more get 429 (default 64)", 0, 1 << 20},
     SL_SESSION_ROWS(struct settings),
 };
 
@@ -85,7 +90,9 @@ static void on_signal(uv_signal_t *h, int sig)
 {
     struct server *v = h->data;
     (void)sig;
-    fprintf(stderr, v->draining ? "stopping now\n" : "draining: running requests end first; once more to stop at once\n");
+    fprintf(stderr, v->draining
+                        ? "stopping now\n"
+                        : "draining: running requests end first; once more to stop at once\n");
     sl_service_stop(v->session.service, v->draining, on_drained, v);
     v->draining = 1;
 }
@@ -93,14 +100,17 @@ static void on_signal(uv_signal_t *h, int sig)
 static int http_address(struct server *v, struct sl_err *err)
 {
     const struct settings *s = v->settings;
-    const char *base = s->http ? s->http : v->session.cluster.http ? v->session.cluster.http : HTTP_DEFAULT;
+    const char *base = s->http                   ? s->http
+                       : v->session.cluster.http ? v->session.cluster.http
+                                                 : HTTP_DEFAULT;
     const char *colon = strrchr(base, ':');
     if (strcmp(base, "off") == 0) return 0;
     if (!colon) return sl_err_set(err, SL_EUSAGE, "--http '%s' is not HOST:PORT", base);
     char port[16];
     snprintf(port, sizeof port, "%d", (int)s->port);
-    snprintf(v->http_address, sizeof v->http_address, "%.*s:%s", s->host ? (int)strlen(s->host) : (int)(colon - base),
-             s->host ? s->host : base, s->port >= 0 ? port : colon + 1);
+    snprintf(v->http_address, sizeof v->http_address, "%.*s:%s",
+             s->host ? (int)strlen(s->host) : (int)(colon - base), s->host ? s->host : base,
+             s->port >= 0 ? port : colon + 1);
     return 0;
 }
 
@@ -113,10 +123,13 @@ static int open_fronts(struct server *v, struct sl_err *err)
     if (r == 0 && v->http_address[0]) {
         r = sl_http_start(&s->loop, s->service, v->http_address, v->keys, &v->http, err);
         char *colon = strrchr(v->http_address, ':');
-        if (r == 0) snprintf(colon, (size_t)(v->http_address + sizeof v->http_address - colon), ":%d", sl_http_port(v->http));
+        if (r == 0)
+            snprintf(colon, (size_t)(v->http_address + sizeof v->http_address - colon), ":%d",
+                     sl_http_port(v->http));
     }
     v->socket_address = v->settings->socket ? v->settings->socket : s->cluster.socket;
-    if (r == 0 && v->socket_address) r = sl_listen_start(&s->loop, s->service, v->socket_address, v->keys, &v->listen, err);
+    if (r == 0 && v->socket_address)
+        r = sl_listen_start(&s->loop, s->service, v->socket_address, v->keys, &v->listen, err);
     return r;
 }
 
@@ -178,10 +191,13 @@ int sl_cmd_serve(int argc, char **argv)
     struct sl_err err = {0};
     const char *words[1] = {NULL};
     int n_words, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
     if (r == 0 && help) {
-        printf("usage: sluice serve CLUSTER.yaml [options]\n       sluice serve -m MODEL [options]\n\n"
-               "Launches the stages of a topology file, or runs the model in this process, and serves it until SIGTERM.\n\n");
+        printf(
+            "usage: sluice serve CLUSTER.yaml [options]\n       sluice serve -m MODEL [options]\n\n"
+            "Launches the stages of a topology file, or runs the model in this process, and serves "
+            "it until SIGTERM.\n\n");
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;
     }

@@ -1,5 +1,5 @@
-/* cmd_stage.c - `sluice stage`: one stage process that joins a coordinator. Started by `serve`, by ssh, or by whatever
- * starts processes on that host. */
+/* cmd_stage.c - `sluice stage`: one stage process that joins a coordinator. Started by `serve`, by
+ * ssh, or by whatever starts processes on that host. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,17 +28,28 @@ struct settings {
 
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "--join", "HOST:PORT", AT(join), "where the coordinator waits for stages (its log says)", 0, 0},
-    {SL_CONF_STRING, "--device", "NAME", AT(device), "the topology's device this is, e.g. beta/0 (default: the next free one)", 0, 0},
-    {SL_CONF_STRING, "--cpus", "LIST", AT(cpus), "logical CPUs of the compute threads, e.g. 0-7 (default: all)", 0, 0},
-    {SL_CONF_INT, "-t --threads", "N", AT(threads), "use only the first N of them", 1, SL_SESSION_THREADS_MAX},
-    {SL_CONF_STRING, "--backend", "ROW", AT(backend), "kernels: cpu (best), ref, portable, avx2, avx512, amx", 0, 0},
-    {SL_CONF_STRING, "--memory", "BYTES", AT(memory), "limit for weights and KV cache (default: what is free)", 0, 0},
-    {SL_CONF_STRING, "--transports", "LIST", AT(transports), "data transports to offer, e.g. ucx-tcp (default: all)", 0, 0},
-    {SL_CONF_STRING, "--key-file", "FILE", AT(key_file), "file with the join key (default: SLUICE_JOIN_KEY)", 0, 0},
-    {SL_CONF_FLAG, "--key-stdin", NULL, AT(key_stdin), "read the join key from standard input", 0, 0},
-    {SL_CONF_INT, "--wait", "SECONDS", AT(wait_s), "keep trying to reach the coordinator that long (default 60)", 0, 86400},
-    {SL_CONF_STRING, "--log-level", "LEVEL", AT(log_level), "error, warn, info, debug, trace", 0, 0},
+    {SL_CONF_STRING, "--join", "HOST:PORT", AT(join),
+     "where the coordinator waits for stages (its log says)", 0, 0},
+    {SL_CONF_STRING, "--device", "NAME", AT(device),
+     "the topology's device this is, e.g. beta/0 (default: the next free one)", 0, 0},
+    {SL_CONF_STRING, "--cpus", "LIST", AT(cpus),
+     "logical CPUs of the compute threads, e.g. 0-7 (default: all)", 0, 0},
+    {SL_CONF_INT, "-t --threads", "N", AT(threads), "use only the first N of them", 1,
+     SL_SESSION_THREADS_MAX},
+    {SL_CONF_STRING, "--backend", "ROW", AT(backend),
+     "kernels: cpu (best), ref, portable, avx2, avx512, amx", 0, 0},
+    {SL_CONF_STRING, "--memory", "BYTES", AT(memory),
+     "limit for weights and KV cache (default: what is free)", 0, 0},
+    {SL_CONF_STRING, "--transports", "LIST", AT(transports),
+     "data transports to offer, e.g. ucx-tcp (default: all)", 0, 0},
+    {SL_CONF_STRING, "--key-file", "FILE", AT(key_file),
+     "file with the join key (default: SLUICE_JOIN_KEY)", 0, 0},
+    {SL_CONF_FLAG, "--key-stdin", NULL, AT(key_stdin), "read the join key from standard input", 0,
+     0},
+    {SL_CONF_INT, "--wait", "SECONDS", AT(wait_s),
+     "keep trying to reach the coordinator that long (default 60)", 0, 86400},
+    {SL_CONF_STRING, "--log-level", "LEVEL", AT(log_level), "error, warn, info, debug, trace", 0,
+     0},
 };
 
 struct joining {
@@ -67,11 +78,14 @@ static void on_signal(uv_signal_t *s, int sig)
 static int read_key(const struct settings *s, char *key, size_t cap, struct sl_err *err)
 {
     FILE *f = s->key_stdin ? stdin : s->key_file ? fopen(s->key_file, "r") : NULL;
-    if (s->key_file && !f) return sl_err_set(err, SL_EINPUT, "cannot read the key file %s", s->key_file);
+    if (s->key_file && !f)
+        return sl_err_set(err, SL_EINPUT, "cannot read the key file %s", s->key_file);
     const char *from_env = sl_env_get("SLUICE_JOIN_KEY");
     if (!f) {
         if (!from_env)
-            return sl_err_set(err, SL_EUSAGE, "no join key: set SLUICE_JOIN_KEY or give --key-file (topology: join_key)");
+            return sl_err_set(
+                err, SL_EUSAGE,
+                "no join key: set SLUICE_JOIN_KEY or give --key-file (topology: join_key)");
         snprintf(key, cap, "%s", from_env);
         return 0;
     }
@@ -114,14 +128,16 @@ static int dial(uv_loop_t *loop, const char *where, int64_t wait_s, int *fd, str
             while (r == 0 && !d.done) uv_run(loop, UV_RUN_ONCE);
             if (r == 0) r = d.status;
             uv_os_fd_t got;
-            if (r == 0 && uv_fileno((uv_handle_t *)&d.tcp, &got) == 0) *fd = fcntl(got, F_DUPFD_CLOEXEC, 0);
+            if (r == 0 && uv_fileno((uv_handle_t *)&d.tcp, &got) == 0)
+                *fd = fcntl(got, F_DUPFD_CLOEXEC, 0);
             uv_close((uv_handle_t *)&d.tcp, NULL);
             uv_run(loop, UV_RUN_NOWAIT);
             uv_freeaddrinfo(look.addrinfo);
         }
         if (r == 0) return 0;
         if (sl_env_now_ns() >= until)
-            return sl_err_set(err, SL_EUNREACHABLE, "no coordinator at %s: %s; is it running, is --join right?", where,
+            return sl_err_set(err, SL_EUNREACHABLE,
+                              "no coordinator at %s: %s; is it running, is --join right?", where,
                               uv_strerror(r));
         uv_sleep(JOIN_RETRY_MS);
     }
@@ -156,7 +172,8 @@ static int run(const struct settings *s, struct sl_err *err)
                                      .cpus = cpus,
                                      .n_cpus = n_cpus,
                                      .memory_bytes = memory,
-                                     .ports = s->transports ? s->transports : sl_env_get("SLUICE_TRANSPORTS"),
+                                     .ports = s->transports ? s->transports
+                                                            : sl_env_get("SLUICE_TRANSPORTS"),
                                      .on_end = on_end,
                                      .arg = &j};
     r = sl_stage_loop_start(&j.loop, &p, fd, &j.stage, err);
@@ -188,10 +205,12 @@ int sl_cmd_stage(int argc, char **argv)
     const char *words[1];
     int n_words, help;
     follow_parent();
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 0, &n_words, &help, &err);
+    int r =
+        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 0, &n_words, &help, &err);
     if (r == 0 && help) {
         printf("usage: sluice stage --join HOST:PORT [options]\n\n"
-               "Runs one stage of a cluster: joins the coordinator, loads the layers it is told to and computes until told to\n"
+               "Runs one stage of a cluster: joins the coordinator, loads the layers it is told to "
+               "and computes until told to\n"
                "leave. Topology entries with `launch: external` wait for such stages.\n\n");
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;

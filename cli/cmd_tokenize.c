@@ -55,7 +55,7 @@ struct job {
     size_t line; /* 0: not reading lines */
 };
 
-/* ---- input ---- */
+/* ---- input ----------------------------------------------------------------------------------- */
 
 static int read_all(struct sl_buf *b, struct sl_err *err)
 {
@@ -95,7 +95,7 @@ static int wrong_input(const struct job *j, struct sl_err *err, const char *want
                       *why ? ": " : "", why);
 }
 
-/* ---- the two ways ---- */
+/* ---- the two ways ---------------------------------------------------------------------------- */
 
 static int print_ids(const struct sl_ids *ids)
 {
@@ -181,7 +181,7 @@ static int detokenize_json(struct job *j, struct sl_err *err)
     return r;
 }
 
-/* ---- the command ---- */
+/* ---- the command ----------------------------------------------------------------------------- */
 
 static int run_lines(struct job *j, struct sl_err *err)
 {

@@ -31,10 +31,13 @@ int sl_generate_parse_ids(const char *text, int n_vocab, struct sl_ids *ids, str
         char *end;
         errno = 0;
         long v = strtol(p, &end, 10);
-        if (end == p || errno) return sl_err_set(err, SL_EUSAGE, "--tokens '%s' is not like 1,2,3", text);
+        if (end == p || errno)
+            return sl_err_set(err, SL_EUSAGE, "--tokens '%s' is not like 1,2,3", text);
         if (v < 0 || v >= n_vocab)
-            return sl_err_set(err, SL_EUSAGE, "--tokens: %ld is not in the vocabulary of %d", v, n_vocab);
-        if (sl_ids_push(ids, (int32_t)v)) return sl_err_set(err, SL_ENOMEM, "no memory for the tokens");
+            return sl_err_set(err, SL_EUSAGE, "--tokens: %ld is not in the vocabulary of %d", v,
+                              n_vocab);
+        if (sl_ids_push(ids, (int32_t)v))
+            return sl_err_set(err, SL_ENOMEM, "no memory for the tokens");
         if (*end == 0) return 0;
         if (*end != ',') return sl_err_set(err, SL_EUSAGE, "--tokens '%s' is not like 1,2,3", text);
         p = end + 1;

@@ -1,4 +1,5 @@
-/* main.c - the table of subcommands. Each is one file, cmd_NAME.c; `sluice NAME --help` documents it. */
+/* main.c - the table of subcommands. Each is one file, cmd_NAME.c; `sluice NAME --help` documents
+ * it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -30,15 +31,18 @@ static const struct command {
 
 static void usage(FILE *out)
 {
-    fprintf(out, "sluice " SLUICE_VERSION ": pipeline-parallel inference for machines that do not match\n\n"
+    fprintf(out, "sluice " SLUICE_VERSION
+                 ": pipeline-parallel inference for machines that do not match\n\n"
                  "usage: sluice COMMAND [options]\n\n");
-    for (size_t i = 0; i < SL_ARRAY_LEN(commands); i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    for (size_t i = 0; i < SL_ARRAY_LEN(commands); i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\n`sluice COMMAND --help` documents each. First steps:\n"
                  "  sluice run -m smollm2 -p \"The capital of France is\"\n"
                  "  sluice serve deploy/clusters/three-stages.yaml\n");
 }
 
-/* With 0, 1 or 2 closed by whoever started us, the next socket would get that number, and our messages with it. */
+/* With 0, 1 or 2 closed by whoever started us, the next socket would get that number, and our
+ * messages with it. */
 static void keep_standard_files(void)
 {
     int fd;
@@ -51,7 +55,8 @@ static void keep_standard_files(void)
 static int finish(int status)
 {
     if (!fflush(stdout) && !ferror(stdout)) return status;
-    if (!status) fprintf(stderr, "sluice: standard output could not be written: %s\n", strerror(errno));
+    if (!status)
+        fprintf(stderr, "sluice: standard output could not be written: %s\n", strerror(errno));
     return status ? status : 1;
 }
 
@@ -64,7 +69,8 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         usage(stdout);
         return 0;
     }
@@ -74,11 +80,12 @@ int main(int argc, char **argv)
     }
     const char *names[SL_ARRAY_LEN(commands)];
     for (size_t i = 0; i < SL_ARRAY_LEN(commands); i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) return finish(commands[i].run(argc - 1, argv + 1));
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return finish(commands[i].run(argc - 1, argv + 1));
         names[i] = commands[i].name;
     }
     const char *near = sl_nearest(argv[1], names, SL_ARRAY_LEN(names));
-    fprintf(stderr, "sluice: unknown command '%s'%s%s%s; `sluice --help` lists them\n", argv[1], near ? "; did you mean '" : "",
-            near ? near : "", near ? "'?" : "");
+    fprintf(stderr, "sluice: unknown command '%s'%s%s%s; `sluice --help` lists them\n", argv[1],
+            near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     return 2;
 }

@@ -36,12 +36,14 @@ int sl_session_log_level(const char *level, struct sl_err *err)
     const char *from = level ? level : sl_env_get("SLUICE_LOG");
     if (!from) return 0;
     int l = sl_log_parse_level(from);
-    if (l < 0) return sl_err_set(err, SL_EUSAGE, "log level '%s' is none of error, warn, info, debug, trace", from);
+    if (l < 0)
+        return sl_err_set(err, SL_EUSAGE,
+                          "log level '%s' is none of error, warn, info, debug, trace", from);
     sl_log_set_level((enum sl_log_level)l);
     return 0;
 }
 
-/* ---- description ------------------------------------------------------------------------------------------------ */
+/* ---- description ----------------------------------------------------------------------------- */
 
 int sl_session_cpus(const struct sl_session_options *o, int *cpus, struct sl_err *err)
 {
@@ -77,10 +79,12 @@ static int from_file(const char *yaml, struct sl_cluster *out, struct sl_err *er
     return r;
 }
 
-int sl_session_cluster(const struct sl_session_options *o, const char *yaml, struct sl_cluster *out, struct sl_err *err)
+int sl_session_cluster(const struct sl_session_options *o, const char *yaml, struct sl_cluster *out,
+                       struct sl_err *err)
 {
     uint64_t memory = 0;
-    if (yaml && o->model) return sl_err_set(err, SL_EUSAGE, "give either -m MODEL or a topology file, not both");
+    if (yaml && o->model)
+        return sl_err_set(err, SL_EUSAGE, "give either -m MODEL or a topology file, not both");
     if (o->memory && sl_parse_bytes(o->memory, &memory))
         return sl_err_set(err, SL_EUSAGE, "--memory '%s' is not like 4GiB", o->memory);
     int r = yaml ? from_file(yaml, out, err) : single(o, out, err);
@@ -95,7 +99,7 @@ int sl_session_cluster(const struct sl_session_options *o, const char *yaml, str
     return 0;
 }
 
-/* ---- stages of this process ------------------------------------------------------------------------------------- */
+/* ---- stages of this process ------------------------------------------------------------------ */
 
 static void on_thread_stopped(void *arg)
 {
@@ -119,8 +123,8 @@ static void on_thread_end(void *arg, const struct sl_err *err)
     stop_thread(arg);
 }
 
-static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_device *d, const char *join_key, int fd,
-                        struct sl_err *err)
+static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_device *d,
+                        const char *join_key, int fd, struct sl_err *err)
 {
     struct sl_session *s = arg;
     struct thread_stage *t = calloc(1, sizeof *t);
@@ -130,7 +134,8 @@ static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_devic
     }
     t->session = s;
     int alone = 1;
-    for (int i = 0; i < s->cluster.n_nodes; i++) alone &= s->cluster.nodes[i].launch == SL_LAUNCH_THREAD;
+    for (int i = 0; i < s->cluster.n_nodes; i++)
+        alone &= s->cluster.nodes[i].launch == SL_LAUNCH_THREAD;
     const char *forced = sl_env_get("SLUICE_TRANSPORTS");
     struct sl_stage_loop_params p = {.device = d->name,
                                      .join_key = join_key,
@@ -138,7 +143,9 @@ static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_devic
                                      .cpus = d->cpus,
                                      .n_cpus = d->n_cpus,
                                      .memory_bytes = d->memory_bytes,
-                                     .ports = forced ? forced : alone ? "local" : NULL,
+                                     .ports = forced  ? forced
+                                              : alone ? "local"
+                                                      : NULL,
                                      .bandwidth = d->bandwidth,
                                      .on_end = on_thread_end,
                                      .arg = t};
@@ -152,7 +159,7 @@ static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_devic
     return 0;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void on_state(void *arg, const struct sl_err *err)
 {
@@ -242,7 +249,8 @@ static void on_reply(void *arg, const struct sl_effect *fx)
     uv_stop(&w->s->loop);
 }
 
-int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_fn fn, void *arg, struct sl_err *err)
+int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_fn fn, void *arg,
+                   struct sl_err *err)
 {
     struct waiting w = {.s = s, .fn = fn, .arg = arg};
     uint64_t id;

@@ -57,7 +57,7 @@ const char *sl_remote_model(const struct sl_remote *r)
     return r->model ? r->model : "";
 }
 
-/* ---- messages ---- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static int send_all(struct sl_remote *r, const char *data, size_t n)
 {
@@ -140,7 +140,7 @@ static int take_error(struct sl_remote *r, const struct sl_api_msg *m)
     return fail(r, m->error.retry ? SL_REMOTE_RETRY : SL_REMOTE_REFUSED, "%s", m->error.message);
 }
 
-/* ---- connecting ---- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static void set_timeouts(int fd, int which, unsigned ms)
 {
@@ -253,7 +253,7 @@ void sl_remote_set_timeout(struct sl_remote *r, unsigned milliseconds)
     set_timeouts(r->fd, SO_RCVTIMEO, milliseconds);
 }
 
-/* ---- generating ---- */
+/* ---- generating ------------------------------------------------------------------------------ */
 
 void sl_remote_request_init(struct sl_remote_request *r)
 {
@@ -384,7 +384,7 @@ int sl_remote_cancel(struct sl_remote *r)
     return rc;
 }
 
-/* ---- documents ---- */
+/* ---- documents ------------------------------------------------------------------------------- */
 
 static int document(struct sl_remote *r, enum sl_api_msg_kind kind, char **json)
 {

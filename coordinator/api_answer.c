@@ -12,7 +12,7 @@ static json_t *logprob(float v)
     return json_real(isfinite(v) && v > LOGPROB_MIN ? (double)v : LOGPROB_MIN);
 }
 
-/* ---- log-probabilities ---- */
+/* ---- log-probabilities ----------------------------------------------------------------------- */
 
 json_t *sl_answer_logprobs_new(const struct sl_run *r)
 {
@@ -93,7 +93,7 @@ int sl_answer_prompt_logprobs(struct sl_choice *ch, json_t *into)
     return 0;
 }
 
-/* ---- chunks and answers ---- */
+/* ---- chunks and answers ---------------------------------------------------------------------- */
 
 static json_t *envelope(const struct sl_run *r, const char *object, json_t *choices)
 {

@@ -33,7 +33,7 @@ void sl_client_init(struct sl_client *c, struct sl_service *s, struct sl_keys *k
     sl_map_init(&c->requests);
 }
 
-/* ---- out ---- */
+/* ---- out ------------------------------------------------------------------------------------- */
 
 static void send_msg(struct sl_client *c, const struct sl_api_msg *m)
 {
@@ -115,7 +115,7 @@ static void send_token(struct client_request *r, int32_t id, const char *text, s
     send_msg(r->client, &m);
 }
 
-/* ---- requests ---- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static void forget(struct client_request *r)
 {
@@ -321,7 +321,7 @@ static void cancel(struct sl_client *c, uint64_t id)
     free(r);
 }
 
-/* ---- messages ---- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static void hello(struct sl_client *c, const struct sl_api_msg *m)
 {

@@ -28,7 +28,7 @@ static const char *type_name(const json_t *v)
     }
 }
 
-/* ---- typed access ---- */
+/* ---- typed access ---------------------------------------------------------------------------- */
 
 /* The field, NULL when absent or null. */
 static json_t *field(const json_t *o, const char *name)
@@ -108,7 +108,7 @@ json_t *sl_api_object(const char *body, size_t n, struct sl_api_error *e)
     return root;
 }
 
-/* ---- fields both endpoints know ---- */
+/* ---- fields both endpoints know -------------------------------------------------------------- */
 
 static int read_stops(struct sl_api_request *r, struct sl_api_error *e)
 {
@@ -246,7 +246,7 @@ void sl_api_request_close(struct sl_api_request *r)
     memset(r, 0, sizeof(*r));
 }
 
-/* ---- chat ---- */
+/* ---- chat ------------------------------------------------------------------------------------ */
 
 int sl_api_check_messages(const json_t *messages, struct sl_api_error *e)
 {
@@ -332,7 +332,7 @@ int sl_api_read_chat(const char *body, size_t n, struct sl_api_request *out, str
     return 0;
 }
 
-/* ---- completion ---- */
+/* ---- completion ------------------------------------------------------------------------------ */
 
 int sl_api_check_ids(const json_t *ids, const char *name, struct sl_api_error *e)
 {

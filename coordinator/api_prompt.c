@@ -16,7 +16,7 @@ int sl_api_check_ready(struct sl_service *s, struct sl_api_error *e)
                        "the model is loading; try again soon");
 }
 
-/* ---- the model's name ---- */
+/* ---- the model's name ------------------------------------------------------------------------ */
 
 static int is_file_name(const char *path, const char *name)
 {
@@ -38,7 +38,7 @@ int sl_api_check_model(struct sl_service *s, const char *name, struct sl_api_err
                        "the model '%.200s' does not exist; this server has '%.200s'", name, served);
 }
 
-/* ---- prompts ---- */
+/* ---- prompts --------------------------------------------------------------------------------- */
 
 int sl_api_render(struct sl_service *s, const json_t *request, struct sl_buf *out,
                   struct sl_api_error *e)
@@ -122,7 +122,7 @@ int sl_api_check_bias(struct sl_service *s, const struct sl_sampling *p, struct 
     return 0;
 }
 
-/* ---- text ---- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 json_t *sl_api_text(const char *s, size_t n)
 {

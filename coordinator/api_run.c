@@ -9,7 +9,7 @@
 #include "base/text.h"
 #include "coordinator/http.h"
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct sl_run *sl_run_new(struct sl_http_conn *c, struct sl_api_request *req, int chat)
 {
@@ -87,7 +87,7 @@ static void on_gone(void *arg)
         sl_run_free(r);
 }
 
-/* ---- the end ---- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 void sl_run_fail(struct sl_run *r, const struct sl_api_error *e)
 {
@@ -138,7 +138,7 @@ static void fail_later(struct sl_run *r, int code, const char *message)
     r->failed = 1;
 }
 
-/* ---- replies ---- */
+/* ---- replies --------------------------------------------------------------------------------- */
 
 static size_t chars(const char *s, size_t n)
 {
@@ -251,7 +251,7 @@ static void on_reply(void *arg, const struct sl_effect *fx)
     if (rc == 0) settle(r);
 }
 
-/* ---- the start ---- */
+/* ---- the start ------------------------------------------------------------------------------- */
 
 /* Hands the choice to the service. 0, or an error that is noted in the run; never SL_ECLOSED. */
 static int submit(struct sl_choice *ch)

@@ -55,7 +55,7 @@ void sl_run_start(struct sl_run *r);
 /* Cancels what runs, answers the error and frees the run. Also before sl_run_start. */
 void sl_run_fail(struct sl_run *r, const struct sl_api_error *e);
 
-/* ---- api_answer.c: JSON ---- */
+/* ---- api_answer.c: JSON ---------------------------------------------------------------------- */
 /* Adds one token to the choice's log-probabilities (its own list, or `into` for a chunk). */
 int sl_answer_logprob(struct sl_choice *ch, const struct sl_sampled *s, size_t text_chars,
                       json_t *into);

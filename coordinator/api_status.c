@@ -37,7 +37,7 @@ void sl_api_cluster(struct sl_http_conn *c)
     sl_http_reply_json(c, 200, sl_service_cluster_json(sl_http_api(c)->service));
 }
 
-/* ---- the page ---- */
+/* ---- the page -------------------------------------------------------------------------------- */
 
 static void put_text(struct sl_buf *b, const char *s)
 {

@@ -21,7 +21,7 @@ static int render(struct sl_service *s, const json_t *o, struct sl_buf *text,
                                                                     : sl_api_render(s, o, text, e);
 }
 
-/* ---- /tokenize ---- */
+/* ---- /tokenize ------------------------------------------------------------------------------- */
 
 static int read_ids(struct sl_service *s, json_t *o, struct sl_ids *ids, struct sl_api_error *e)
 {
@@ -89,7 +89,7 @@ void sl_api_tokenize(struct sl_http_conn *c)
     json_decref(o);
 }
 
-/* ---- /detokenize ---- */
+/* ---- /detokenize ----------------------------------------------------------------------------- */
 
 void sl_api_detokenize(struct sl_http_conn *c)
 {
@@ -119,7 +119,7 @@ void sl_api_detokenize(struct sl_http_conn *c)
     json_decref(o);
 }
 
-/* ---- /apply-template ---- */
+/* ---- /apply-template ------------------------------------------------------------------------- */
 
 void sl_api_apply_template(struct sl_http_conn *c)
 {

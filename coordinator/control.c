@@ -1,8 +1,10 @@
-/* control.c - the stages as the coordinator sees them: started, connected, told what to do, heard, lost.
+/* control.c - the stages as the coordinator sees them: started, connected, told what to do, heard,
+ * lost.
  *
- * Failure list: a child exits, its connection ends, it is silent for SL_CTL_DEAD_MS, it says Fail, its link dies: all end in
- * sl_control_down, once per life. A stage that cannot ever work (its configuration is refused) before the first time the
- * pipeline served gives the whole service up instead of being started again. */
+ * Failure list: a child exits, its connection ends, it is silent for SL_CTL_DEAD_MS, it says Fail,
+ * its link dies: all end in sl_control_down, once per life. A stage that cannot ever work (its
+ * configuration is refused) before the first time the pipeline served gives the whole service up
+ * instead of being started again. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +22,7 @@
 #include "base/text.h"
 #include "coordinator/internal.h"
 
-/* ---- leaving ---------------------------------------------------------------------------------------------------- */
+/* ---- leaving --------------------------------------------------------------------------------- */
 
 static void forget_facts(struct stage_peer *p)
 {
@@ -76,7 +78,8 @@ void sl_control_down(struct sl_service *s, int device, const char *why)
     sl_service_event(s, &ev);
 }
 
-/* Starting again cannot help: what it was told is wrong (2), or the program is not there or no program (127, 126). */
+/* Starting again cannot help: what it was told is wrong (2), or the program is not there or no
+ * program (127, 126). */
 static int cannot_ever_start(const struct sl_service *s, int status)
 {
     struct sl_coord_status st;
@@ -91,11 +94,11 @@ static void on_child_exit(void *arg, int status, const char *last_line)
     int connected = p->ctl != NULL;
     p->child = NULL;
     if (status < 0)
-        snprintf(p->last_error, sizeof p->last_error, "its process was killed by signal %d%s%s", -status,
-                 last_line && *last_line ? "; it said: " : "", last_line ? last_line : "");
+        snprintf(p->last_error, sizeof p->last_error, "its process was killed by signal %d%s%s",
+                 -status, last_line && *last_line ? "; it said: " : "", last_line ? last_line : "");
     else
-        snprintf(p->last_error, sizeof p->last_error, "its process ended with status %d%s%s", status,
-                 last_line && *last_line ? ": " : "", last_line ? last_line : "");
+        snprintf(p->last_error, sizeof p->last_error, "its process ended with status %d%s%s",
+                 status, last_line && *last_line ? ": " : "", last_line ? last_line : "");
     if (connected) {
         sl_control_down(s, p->device, p->last_error);
         return;
@@ -112,16 +115,16 @@ static void on_child_exit(void *arg, int status, const char *last_line)
     sl_service_event(s, &ev);
 }
 
-/* ---- joining ---------------------------------------------------------------------------------------------------- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 static int is_here(const struct sl_node *n)
 {
     return n->launch == SL_LAUNCH_LOCAL || n->launch == SL_LAUNCH_THREAD;
 }
 
-/* What a stage may use of `free_bytes`, which every stage of its host sees alike: those without a limit of their own share it
- * equally, less a part for everybody else. One that comes back gets what it had: its host's memory is now full of its
- * neighbours, and the plan counts on it. */
+/* What a stage may use of `free_bytes`, which every stage of its host sees alike: those without a
+ * limit of their own share it equally, less a part for everybody else. One that comes back gets
+ * what it had: its host's memory is now full of its neighbours, and the plan counts on it. */
 static uint64_t share_memory(struct sl_service *s, struct stage_peer *p, uint64_t free_bytes)
 {
     const struct sl_cluster *c = s->cluster;
@@ -169,8 +172,10 @@ static int keep_facts(struct stage_peer *p, const struct sl_ctl_hello *h)
     return p->host_id && p->process_id && p->cpu && p->backend && p->transports && p->n_ports;
 }
 
-/* The device a Hello stands for: by name, or, without one, the first external device that nobody stands for. -1: none. */
-static int find_device(const struct sl_service *s, const struct pending *c, const char *name, struct sl_err *err)
+/* The device a Hello stands for: by name, or, without one, the first external device that nobody
+ * stands for. -1: none. */
+static int find_device(const struct sl_service *s, const struct pending *c, const char *name,
+                       struct sl_err *err)
 {
     if (c->device >= 0) return c->device;
     for (int i = 0; i < s->cluster->n_devices; i++) {
@@ -192,7 +197,8 @@ static int same_key(const char *a, const char *b)
 {
     size_t la = strlen(a), lb = strlen(b), n = SL_MAX(la, lb);
     unsigned char diff = la != lb;
-    for (size_t i = 0; i < n; i++) diff |= (unsigned char)((i < la ? a[i] : 0) ^ (i < lb ? b[i] : 0));
+    for (size_t i = 0; i < n; i++)
+        diff |= (unsigned char)((i < la ? a[i] : 0) ^ (i < lb ? b[i] : 0));
     return diff == 0;
 }
 
@@ -218,8 +224,8 @@ static void refuse(struct sl_service *s, struct pending *c, const struct sl_err 
 
 static void on_stage_message(struct stage_peer *p, const struct sl_ctl *m);
 
-/* One connection: first a pending one, after Hello the peer's. The handler's argument stays the pending record, which then
- * only points to the peer. */
+/* One connection: first a pending one, after Hello the peer's. The handler's argument stays the
+ * pending record, which then only points to the peer. */
 struct link_end {
     struct pending c;
     struct stage_peer *peer;
@@ -231,8 +237,10 @@ static void accept_hello(struct link_end *e, const struct sl_ctl_hello *h)
     struct sl_err err = {0};
     int device = -1;
     if (h->version != SL_CTL_VERSION)
-        sl_err_set(&err, SL_EPROTO, "it speaks control protocol %u, we speak %d; install the same sluice on all hosts",
-                   h->version, SL_CTL_VERSION);
+        sl_err_set(
+            &err, SL_EPROTO,
+            "it speaks control protocol %u, we speak %d; install the same sluice on all hosts",
+            h->version, SL_CTL_VERSION);
     else if (!same_key(h->key, s->join_key))
         sl_err_set(&err, SL_EAUTH, "wrong join key; give the stage the topology's join_key");
     else
@@ -252,10 +260,11 @@ static void accept_hello(struct link_end *e, const struct sl_ctl_hello *h)
     p->ctl = e->c.ctl;
     p->link_end = e;
     p->heard_ns = sl_env_now_ns();
-    sl_log(SL_LOG_INFO, "coord", "stage %s joined: %s, %u threads of %s, pid %d", s->names[device], p->cpu, p->threads,
-           p->backend, p->pid);
+    sl_log(SL_LOG_INFO, "coord", "stage %s joined: %s, %u threads of %s, pid %d", s->names[device],
+           p->cpu, p->threads, p->backend, p->pid);
     struct sl_event ev = {.kind = SL_EV_JOINED, .device = device};
-    ev.joined.memory_bytes = share_memory(s, p, h->memory_bytes); /* unless the topology file gives a limit */
+    ev.joined.memory_bytes =
+        share_memory(s, p, h->memory_bytes); /* unless the topology file gives a limit */
     ev.joined.bandwidth = h->bandwidth;
     sl_service_event(s, &ev);
 }
@@ -300,7 +309,8 @@ static int add_connection(struct sl_service *s, int fd, int device, struct sl_er
         close(fd);
         return sl_err_set(err, SL_ENOMEM, "no memory for a connection");
     }
-    e->c = (struct pending){.svc = s, .since_ns = sl_env_now_ns(), .device = device, .next = s->pending};
+    e->c = (struct pending){
+        .svc = s, .since_ns = sl_env_now_ns(), .device = device, .next = s->pending};
     int r = sl_ctl_conn_open(s->loop, fd, on_message, on_end, e, &e->c.ctl, err);
     if (r) {
         free(e);
@@ -322,12 +332,14 @@ static void on_connection(uv_stream_t *listener, int status)
     int copy = -1;
     if (uv_accept(listener, (uv_stream_t *)tcp) == 0 && uv_fileno((uv_handle_t *)tcp, &fd) == 0 &&
         s->n_pending < SL_PENDING_MAX && s->stopping < 2)
-        copy = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* libuv cannot give a handle's socket away, so the connection keeps a copy */
+        copy =
+            fcntl(fd, F_DUPFD_CLOEXEC,
+                  0); /* libuv cannot give a handle's socket away, so the connection keeps a copy */
     uv_close((uv_handle_t *)tcp, (uv_close_cb)free);
     if (copy >= 0 && add_connection(s, copy, -1, &err)) sl_log(SL_LOG_WARN, "coord", "%s", err.msg);
 }
 
-/* ---- what a stage says ------------------------------------------------------------------------------------------ */
+/* ---- what a stage says ----------------------------------------------------------------------- */
 
 static void on_report(struct stage_peer *p, const struct sl_ctl_report *r)
 {
@@ -355,7 +367,8 @@ static void on_report(struct stage_peer *p, const struct sl_ctl_report *r)
 /* Starting again cannot help: the file, the limits or the program are wrong. */
 static int is_final(int code)
 {
-    return code == SL_EINPUT || code == SL_EUNSUPPORTED || code == SL_ELIMIT || code == SL_ENOTFOUND || code == SL_EUSAGE;
+    return code == SL_EINPUT || code == SL_EUNSUPPORTED || code == SL_ELIMIT ||
+           code == SL_ENOTFOUND || code == SL_EUSAGE;
 }
 
 static void on_stage_fail(struct stage_peer *p, const struct sl_ctl_fail *f)
@@ -405,7 +418,7 @@ static void on_stage_message(struct stage_peer *p, const struct sl_ctl *m)
     }
 }
 
-/* ---- what a stage is told --------------------------------------------------------------------------------------- */
+/* ---- what a stage is told -------------------------------------------------------------------- */
 
 static void start_failed(struct sl_service *s, int device, const struct sl_err *err)
 {
@@ -433,7 +446,8 @@ static void launch_thread(struct sl_service *s, int device)
     }
     int r = add_connection(s, fds[0], device, &err);
     if (r == 0)
-        r = s->p.start_thread(s->p.start_thread_arg, s->loop, &s->cluster->devices[device], s->join_key, fds[1], &err);
+        r = s->p.start_thread(s->p.start_thread_arg, s->loop, &s->cluster->devices[device],
+                              s->join_key, fds[1], &err);
     else
         close(fds[1]);
     if (r) start_failed(s, device, &err);
@@ -450,7 +464,8 @@ void sl_control_launch(struct sl_service *s, int device)
         return;
     }
     if (n->launch == SL_LAUNCH_EXTERNAL) {
-        sl_log(SL_LOG_INFO, "coord", "waiting for %s: sluice stage --join %s --device %s", d->name, s->control, d->name);
+        sl_log(SL_LOG_INFO, "coord", "waiting for %s: sluice stage --join %s --device %s", d->name,
+               s->control, d->name);
         return;
     }
     struct sl_launch_params lp = {.program = s->p.program,
@@ -497,7 +512,8 @@ static const char *choose(const struct sl_service *s, int a, int b)
 {
     const struct sl_cluster *c = s->cluster;
     char my_host[SL_ID_MAX] = "", my_process[SL_ID_MAX] = "";
-    const char *host_a = my_host, *process_a = my_process, *list_a = sl_hub_transports(s->hub), *where_a = "127.0.0.1";
+    const char *host_a = my_host, *process_a = my_process, *list_a = sl_hub_transports(s->hub),
+               *where_a = "127.0.0.1";
     const struct stage_peer *pb = &s->peers[b];
     const struct sl_node *nb = &c->nodes[c->devices[b].node];
     int na_index = -1, nb_index = c->devices[b].node;
@@ -513,17 +529,20 @@ static const char *choose(const struct sl_service *s, int a, int b)
     }
     for (int i = 0; i < c->n_links; i++) {
         const struct sl_link_spec *l = &c->links[i];
-        int hit = (l->node_a == na_index && l->node_b == nb_index) || (l->node_a == nb_index && l->node_b == na_index);
+        int hit = (l->node_a == na_index && l->node_b == nb_index) ||
+                  (l->node_a == nb_index && l->node_b == na_index);
         if (hit && l->transport && strcmp(l->transport, "auto") != 0)
             return sl_transport_choose(list_a, l->transport, 1, 1);
     }
-    /* two names for one kernel (network namespaces, containers) count as two hosts: the user said so */
+    /* two names for one kernel (network namespaces, containers) count as two hosts: the user said
+     * so */
     int one_place = strcmp(where_a, nb->host) == 0 || (a < 0 && nb->launch == SL_LAUNCH_LOCAL);
     return sl_transport_choose(list_a, pb->transports, is_same(process_a, pb->process_id),
                                one_place && is_same(host_a, pb->host_id));
 }
 
-static const struct sl_ctl_port *port_of(const struct sl_ctl_port *ports, int n, const char *transport)
+static const struct sl_ctl_port *port_of(const struct sl_ctl_port *ports, int n,
+                                         const char *transport)
 {
     for (int i = 0; transport && i < n; i++)
         if (strcmp(ports[i].transport, transport) == 0) return &ports[i];
@@ -542,7 +561,8 @@ static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, struc
     if (!port)
         return sl_err_set(err, SL_EUNREACHABLE, "%s and %s share no transport", s->names[d],
                           next < 0 ? "the coordinator" : s->names[next]);
-    struct sl_ctl_peer peer = {.stage = next < 0 ? SL_CTL_COORD : (uint32_t)s->peers[next].plan_stage,
+    struct sl_ctl_peer peer = {.stage =
+                                   next < 0 ? SL_CTL_COORD : (uint32_t)s->peers[next].plan_stage,
                                .transport = port->transport,
                                .address = port->address,
                                .address_len = port->address_len};
@@ -556,7 +576,8 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
     const struct sl_plan *plan = sl_coord_plan(s->coord);
     struct sl_err err = {0};
     for (int i = 0; i < plan->n_stages; i++)
-        if (!s->peers[plan->stages[i].device].ctl) return; /* died in this very step: its DOWN is on the way */
+        if (!s->peers[plan->stages[i].device].ctl)
+            return; /* died in this very step: its DOWN is on the way */
     sl_hub_disconnect_all(s->hub);
     memset(s->route, SL_ROUTE_COORD, sizeof s->route);
     s->n_route = plan->n_stages;
@@ -566,16 +587,20 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
         s->peers[plan->stages[i].device].plan_stage = i;
     }
     for (int i = 0; r == 0 && i < plan->n_stages; i++)
-        r = wire_one(s, epoch, plan->stages[i].device, i + 1 < plan->n_stages ? plan->stages[i + 1].device : -1, &err);
-    const struct sl_ctl_port *port = port_of(s->peers[first].ports, s->peers[first].n_ports, choose(s, -1, first));
+        r = wire_one(s, epoch, plan->stages[i].device,
+                     i + 1 < plan->n_stages ? plan->stages[i + 1].device : -1, &err);
+    const struct sl_ctl_port *port =
+        port_of(s->peers[first].ports, s->peers[first].n_ports, choose(s, -1, first));
     if (r == 0 && !port)
-        r = sl_err_set(&err, SL_EUNREACHABLE, "the coordinator and %s share no transport", s->names[first]);
+        r = sl_err_set(&err, SL_EUNREACHABLE, "the coordinator and %s share no transport",
+                       s->names[first]);
     if (r) {
         sl_service_give_up(s, &err); /* as it is configured it can never work */
         return;
     }
     if (sl_hub_connect(s->hub, 0, port->transport, port->address, port->address_len, &err))
-        sl_control_down(s, first, err.msg); /* it died just now; its own end comes too late to be told apart */
+        sl_control_down(
+            s, first, err.msg); /* it died just now; its own end comes too late to be told apart */
 }
 
 /* Whether the stage has reported micro-batch `slot`, or a later one, as done. */
@@ -591,28 +616,31 @@ void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns)
     int i = 0;
     while (i < plan->n_stages - 1 && has_done(&s->peers[plan->stages[i].device], slot)) i++;
     const struct stage_peer *p = &s->peers[plan->stages[i].device];
-    if (sl_env_now_ns() - p->moved_ns < SL_MOVED_NS) return; /* slow, not stuck: it finished a layer a moment ago */
+    if (sl_env_now_ns() - p->moved_ns < SL_MOVED_NS)
+        return; /* slow, not stuck: it finished a layer a moment ago */
     char why[160];
-    snprintf(why, sizeof why, "it lives but has not answered micro-batch %llu for %.1f s", (unsigned long long)slot,
-             (double)age_ns / 1e9);
+    snprintf(why, sizeof why, "it lives but has not answered micro-batch %llu for %.1f s",
+             (unsigned long long)slot, (double)age_ns / 1e9);
     sl_control_down(s, plan->stages[i].device, why);
 }
 
-/* ---- time and life ---------------------------------------------------------------------------------------------- */
+/* ---- time and life --------------------------------------------------------------------------- */
 
 void sl_control_tick(struct sl_service *s, uint64_t now)
 {
     int ping = now - s->pinged_ns >= (uint64_t)SL_CTL_REPORT_MS * 1000000;
     if (ping) s->pinged_ns = now;
-    /* When we ourselves did not run (stopped, starved), what the stages said in the meantime is still unread: silence counts
-     * from now. */
+    /* When we ourselves did not run (stopped, starved), what the stages said in the meantime is
+     * still unread: silence counts from now. */
     int slept = s->ticked_ns && now - s->ticked_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000 / 2;
     s->ticked_ns = now;
     for (int i = 0; i < s->cluster->n_devices; i++) {
         struct stage_peer *p = &s->peers[i];
-        if (p->child && !p->ctl && now > p->launched_ns && now - p->launched_ns > (uint64_t)SL_JOIN_MS * 1000000) {
+        if (p->child && !p->ctl && now > p->launched_ns &&
+            now - p->launched_ns > (uint64_t)SL_JOIN_MS * 1000000) {
             char late[80];
-            snprintf(late, sizeof late, "it was started and has not joined for %d s", SL_JOIN_MS / 1000);
+            snprintf(late, sizeof late, "it was started and has not joined for %d s",
+                     SL_JOIN_MS / 1000);
             sl_control_down(s, i, late);
         }
         if (!p->ctl) continue;
@@ -643,7 +671,8 @@ static void own_address(const char *host, char *out, size_t cap)
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in me;
     socklen_t len = sizeof me;
-    if (fd >= 0 && connect(fd, ai->ai_addr, ai->ai_addrlen) == 0 && getsockname(fd, (struct sockaddr *)&me, &len) == 0)
+    if (fd >= 0 && connect(fd, ai->ai_addr, ai->ai_addrlen) == 0 &&
+        getsockname(fd, (struct sockaddr *)&me, &len) == 0)
         inet_ntop(AF_INET, &me.sin_addr, out, (socklen_t)cap);
     if (fd >= 0) close(fd);
     freeaddrinfo(ai);
@@ -669,15 +698,19 @@ static int listen_for_stages(struct sl_service *s, const char *address, struct s
     int r = uv_tcp_bind(&s->listener, (struct sockaddr *)&sa, 0);
     if (r == 0) r = uv_listen((uv_stream_t *)&s->listener, 64, on_connection);
     if (r)
-        return sl_err_set(err, SL_EINPUT, "cannot listen for stages on %s: %s; set another `control:` in the topology file",
-                          address, uv_strerror(r));
+        return sl_err_set(
+            err, SL_EINPUT,
+            "cannot listen for stages on %s: %s; set another `control:` in the topology file",
+            address, uv_strerror(r));
     int len = sizeof sa;
     uv_tcp_getsockname(&s->listener, (struct sockaddr *)&sa, &len);
     snprintf(ours, sizeof ours, "%s", host);
-    if (sa.sin_addr.s_addr == INADDR_ANY) { /* say an address that the stages can use: seen from the first remote one */
+    if (sa.sin_addr.s_addr ==
+        INADDR_ANY) { /* say an address that the stages can use: seen from the first remote one */
         const char *there = "127.0.0.1";
         for (int i = 0; i < s->cluster->n_nodes; i++)
-            if (s->cluster->nodes[i].launch == SL_LAUNCH_SSH || s->cluster->nodes[i].launch == SL_LAUNCH_EXTERNAL)
+            if (s->cluster->nodes[i].launch == SL_LAUNCH_SSH ||
+                s->cluster->nodes[i].launch == SL_LAUNCH_EXTERNAL)
                 there = s->cluster->nodes[i].host;
         own_address(there, ours, sizeof ours);
     }
@@ -696,13 +729,15 @@ int sl_control_start(struct sl_service *s, struct sl_err *err)
     const struct sl_cluster *c = s->cluster;
     s->peers = calloc((size_t)c->n_devices, sizeof *s->peers);
     if (!s->peers) return sl_err_set(err, SL_ENOMEM, "no memory for %d stages", c->n_devices);
-    for (int i = 0; i < c->n_devices; i++) s->peers[i] = (struct stage_peer){.svc = s, .device = i, .plan_stage = -1};
+    for (int i = 0; i < c->n_devices; i++)
+        s->peers[i] = (struct stage_peer){.svc = s, .device = i, .plan_stage = -1};
     unsigned char key[sizeof s->join_key / 2];
     sl_env_random(key, sizeof key);
     for (size_t i = 0; i < sizeof key; i++) snprintf(s->join_key + 2 * i, 3, "%02x", key[i]);
     if (c->join_key) {
         if (strlen(c->join_key) >= sizeof s->join_key)
-            return sl_err_set(err, SL_EINPUT, "join_key is longer than %zu characters", sizeof s->join_key - 1);
+            return sl_err_set(err, SL_EINPUT, "join_key is longer than %zu characters",
+                              sizeof s->join_key - 1);
         snprintf(s->join_key, sizeof s->join_key, "%s", c->join_key);
     }
     int own_process = 1, remote = 0;
@@ -711,7 +746,11 @@ int sl_control_start(struct sl_service *s, struct sl_err *err)
         remote |= !is_loopback(c->nodes[i].host);
     }
     if (own_process) return 0; /* nobody joins from outside */
-    return listen_for_stages(s, c->control ? c->control : remote ? "0.0.0.0:0" : "127.0.0.1:0", err);
+    return listen_for_stages(s,
+                             c->control ? c->control
+                             : remote   ? "0.0.0.0:0"
+                                        : "127.0.0.1:0",
+                             err);
 }
 
 void sl_control_drain(struct sl_service *s)

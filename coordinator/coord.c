@@ -35,7 +35,7 @@ struct sl_coord {
     uint64_t generated_tokens, finished, failed, cancelled, refused;
 };
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int check_params(const struct sl_coord_params *p, struct sl_err *err)
 {
@@ -101,7 +101,7 @@ void sl_coord_destroy(struct sl_coord *c)
     free(c);
 }
 
-/* ---- the ends of a request ---- */
+/* ---- the ends of a request ------------------------------------------------------------------- */
 
 /* Out of queue, pipeline and map; kept until the next step. */
 static void retire(struct sl_coord *c, struct sl_request *r)
@@ -154,7 +154,7 @@ static void fail_running(struct sl_coord *c, const char *message)
     sl_sched_drop_flights(&c->sched);
 }
 
-/* ---- members ---- */
+/* ---- members --------------------------------------------------------------------------------- */
 
 /* The waiting ones were taken in when the size of the cache was not known, or another. */
 static void recheck_waiting(struct sl_coord *c)
@@ -224,7 +224,7 @@ static void on_news(struct sl_coord *c, enum sl_members_news news, int device)
     }
 }
 
-/* ---- requests ---- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 /* The plan may have had to lower it. */
 static int context(const struct sl_coord *c)
@@ -290,7 +290,7 @@ static void on_cancel(struct sl_coord *c, uint64_t id)
     c->cancelled++;
 }
 
-/* ---- results ---- */
+/* ---- results --------------------------------------------------------------------------------- */
 
 static void broken_answer(struct sl_coord *c, struct sl_request *r, uint64_t slot, const char *what)
 {
@@ -395,7 +395,7 @@ static void on_results(struct sl_coord *c, const struct sl_event *in)
     }
 }
 
-/* ---- time ---- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 /* How long a micro-batch may be on its way before we say that a stage hangs. */
 static uint64_t stall_limit(const struct sl_coord *c)
@@ -424,7 +424,7 @@ static void watch(struct sl_coord *c, uint64_t now_ns)
     e->stalled.age_ns = now_ns - f->sent_ns;
 }
 
-/* ---- the step ---- */
+/* ---- the step -------------------------------------------------------------------------------- */
 
 static void apply(struct sl_coord *c, const struct sl_event *in)
 {
@@ -495,7 +495,7 @@ void sl_coord_step(struct sl_coord *c, const struct sl_event *in, struct sl_effe
     out->len = c->fx.len;
 }
 
-/* ---- state for people ---- */
+/* ---- state for people ------------------------------------------------------------------------ */
 
 const char *sl_member_state_name(enum sl_member_state s)
 {

@@ -70,7 +70,7 @@ int sl_http_port(const struct sl_http *h)
     return h->port;
 }
 
-/* ---- listening ---- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 static int bind_one(const struct addrinfo *ai)
 {
@@ -162,7 +162,7 @@ static void on_tick(uv_timer_t *t)
     }
 }
 
-/* ---- libwebsockets' context ---- */
+/* ---- libwebsockets' context ------------------------------------------------------------------ */
 
 static void on_lws_log(int level, const char *line)
 {
@@ -218,7 +218,7 @@ static int open_context(struct sl_http *h, struct sl_err *err)
     return 0;
 }
 
-/* ---- start and stop ---- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {

@@ -34,7 +34,7 @@
 #define DRAIN_MAX (1u << 20) /* bytes read and forgotten before a close */
 #define SECOND_NS 1000000000ull
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static struct sl_http_conn *conn_new(struct lws *wsi)
 {
@@ -98,7 +98,7 @@ void sl_http_conn_tick(struct sl_http_conn *c, uint64_t now_ns)
         sl_http_stream_text(c, ping, sizeof(ping) - 1);
 }
 
-/* ---- the head of a request ---- */
+/* ---- the head of a request ------------------------------------------------------------------- */
 
 static enum sl_http_method method_of(struct lws *wsi)
 {
@@ -297,7 +297,7 @@ static int on_head(struct lws *wsi, struct sl_http_conn *c, const char *path, si
     return 0;
 }
 
-/* ---- the body ---- */
+/* ---- the body -------------------------------------------------------------------------------- */
 
 static int take_body(struct sl_http_conn *c, const char *in, size_t n)
 {
@@ -391,7 +391,7 @@ static int on_body_end(struct sl_http_conn *c)
     return 0;
 }
 
-/* ---- sending ---- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* The answer is out: on to the next request, or to the end. Returns what the callback shall. */
 static int finish(struct sl_http_conn *c)
@@ -443,7 +443,7 @@ static int on_writable(struct sl_http_conn *c)
     return c->state == SL_HTTP_SENDING ? finish(c) : 0;
 }
 
-/* ---- libwebsockets ---- */
+/* ---- libwebsockets --------------------------------------------------------------------------- */
 
 int sl_http_on_event(struct lws *wsi, enum lws_callback_reasons reason, void *in, size_t len)
 {

@@ -86,7 +86,7 @@ struct sl_http_api {
 };
 struct sl_http_api *sl_http_api(struct sl_http_conn *c);
 
-/* ---- for endpoints ---- */
+/* ---- for endpoints --------------------------------------------------------------------------- */
 
 /* Whole answers. The connection is given up with the call. `extra` is NULL or complete header
  * lines. */
@@ -103,7 +103,7 @@ void sl_http_stream_end(struct sl_http_conn *c, int done);
 /* Who is told that the client is gone; NULL for nobody. */
 void sl_http_on_gone(struct sl_http_conn *c, void (*fn)(void *arg), void *arg);
 
-/* ---- for http.c and http_conn.c ---- */
+/* ---- for http.c and http_conn.c -------------------------------------------------------------- */
 
 int sl_http_stream_text(struct sl_http_conn *c, const char *text, size_t n);
 void sl_http_wake(struct sl_http_conn *c); /* there is something to send */

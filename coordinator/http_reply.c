@@ -101,7 +101,7 @@ void sl_http_reply_error(struct sl_http_conn *c, const struct sl_api_error *e)
     free(text);
 }
 
-/* ---- streams ---- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 void sl_http_stream_begin(struct sl_http_conn *c)
 {

@@ -12,17 +12,21 @@
 #include "transport/ctl.h"
 #include "transport/hub.h"
 
-#define SL_BLOCK_TOKENS 32      /* tokens of a KV block */
-#define SL_MAX_ROWS 512         /* rows of a micro-batch */
-#define SL_TICK_MS 50           /* the coordinator's clock event */
-#define SL_HELLO_MS 5000        /* an accepted connection must say Hello within this time */
-#define SL_JOIN_MS 60000         /* a process we started must have joined within this time, ssh included */
-#define SL_PENDING_MAX 64       /* accepted connections that have not said Hello yet */
-#define SL_MOVED_NS 10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch */
-#define SL_TIMELINE_MAX 4096    /* step records kept per stage */
-#define SL_FREE_PERCENT 90      /* of a host's free memory that its stages may share */
-#define SL_CONTEXT_LEAST 512    /* tokens: a context nobody asked for is lowered to what fits, down to this */
-#define SL_CHILD_LEAVE_MS 2000  /* how long a stage told to leave may take before it is killed */
+#define SL_BLOCK_TOKENS 32 /* tokens of a KV block */
+#define SL_MAX_ROWS 512    /* rows of a micro-batch */
+#define SL_TICK_MS 50      /* the coordinator's clock event */
+#define SL_HELLO_MS 5000   /* an accepted connection must say Hello within this time */
+#define SL_JOIN_MS 60000   /* a process we started must have joined within this time, ssh included \
+                            */
+#define SL_PENDING_MAX 64  /* accepted connections that have not said Hello yet */
+#define SL_MOVED_NS                                                                                \
+    10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch  \
+                    */
+#define SL_TIMELINE_MAX 4096 /* step records kept per stage */
+#define SL_FREE_PERCENT 90   /* of a host's free memory that its stages may share */
+#define SL_CONTEXT_LEAST                                                                           \
+    512 /* tokens: a context nobody asked for is lowered to what fits, down to this */
+#define SL_CHILD_LEAVE_MS 2000 /* how long a stage told to leave may take before it is killed */
 
 /* What a stage has done. */
 struct stage_counts {
@@ -33,9 +37,9 @@ struct stage_counts {
 struct stage_peer {
     struct sl_service *svc;
     int device;
-    struct sl_ctl_conn *ctl;  /* NULL: not connected */
-    void *link_end;           /* what ctl's callbacks get; owned */
-    struct sl_child *child;   /* NULL: not started by us, or gone */
+    struct sl_ctl_conn *ctl; /* NULL: not connected */
+    void *link_end;          /* what ctl's callbacks get; owned */
+    struct sl_child *child;  /* NULL: not started by us, or gone */
     uint64_t heard_ns, launched_ns;
     /* facts of Hello; strings are owned */
     char *host_id, *process_id, *cpu, *backend, *transports;
@@ -47,12 +51,13 @@ struct stage_peer {
     struct sl_ctl_ready ready;
     uint64_t loaded_bytes, total_bytes;
     struct stage_counts now, before; /* of this process, as it last said; of those before it */
-    uint64_t memory_bytes;           /* what it may use; kept when it comes back, for the plan stays */
+    uint64_t memory_bytes; /* what it may use; kept when it comes back, for the plan stays */
     char link_transport[16];
     struct sl_ctl_step *timeline;
     unsigned timeline_at, timeline_len;
-    uint64_t layers, moved_ns; /* layers it has run, and when that number last grew: whether it works on something */
-    int plan_stage; /* place in the pipeline, -1 before the plan and when left out */
+    uint64_t layers, moved_ns; /* layers it has run, and when that number last grew: whether it
+                                  works on something */
+    int plan_stage;            /* place in the pipeline, -1 before the plan and when left out */
     char last_error[SL_ERR_MSG_MAX];
 };
 
@@ -135,7 +140,8 @@ void sl_control_tick(struct sl_service *s, uint64_t now_ns);
 void sl_control_launch(struct sl_service *s, int device);
 void sl_control_load(struct sl_service *s, int device, const struct sl_effect *fx);
 void sl_control_wire(struct sl_service *s, uint32_t epoch);
-/* Micro-batch `slot` is overdue: takes down the first stage, in pipeline order, that has not reported it done. */
+/* Micro-batch `slot` is overdue: takes down the first stage, in pipeline order, that has not
+ * reported it done. */
 void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns);
 void sl_control_drain(struct sl_service *s);
 /* The stage is gone: forget its connection, kill its process, tell the coordinator's brain. */

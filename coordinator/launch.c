@@ -1,8 +1,9 @@
 /* launch.c - see launch.h.
  *
- * The exit is reported when the process has ended and its stderr is read to the end, so that its last words come along; a
- * grandchild that keeps stderr open delays this by LAST_WORDS_MS at most. Children get a session of their own: a ^C in the
- * terminal reaches the coordinator alone, which drains and then tells them to leave. */
+ * The exit is reported when the process has ended and its stderr is read to the end, so that its
+ * last words come along; a grandchild that keeps stderr open delays this by LAST_WORDS_MS at most.
+ * Children get a session of their own: a ^C in the terminal reaches the coordinator alone, which
+ * drains and then tells them to leave. */
 #include "coordinator/launch.h"
 
 #include <signal.h>
@@ -18,10 +19,12 @@
 #include "base/sl_assert.h"
 
 #define LAST_WORDS_MS 500
-#define REAP_MS 2000 /* a killed process that the kernel does not give back (a device hangs, a debugger holds it) is not waited for */
+#define REAP_MS                                                                                    \
+    2000 /* a killed process that the kernel does not give back (a device hangs, a debugger holds  \
+            it) is not waited for */
 #define LINE_MAX_BYTES 2000 /* of a child's stderr line; longer ones are cut */
 #define ARGS_MAX 48
-#define CPUS_TEXT_MAX 8192  /* bytes of a --cpus argument */
+#define CPUS_TEXT_MAX 8192 /* bytes of a --cpus argument */
 
 struct sl_child {
     uv_process_t process;
@@ -39,10 +42,10 @@ struct sl_child {
     uv_write_t key_write;
 };
 
-/* ---- the command line ------------------------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 struct args {
-    struct sl_buf text;       /* all words, NUL-separated */
+    struct sl_buf text; /* all words, NUL-separated */
     size_t at[ARGS_MAX];
     int n;
 };
@@ -117,7 +120,8 @@ static void ssh_words(struct args *a, const struct sl_launch_params *p)
         add(a, port);
     }
     char *options = n->ssh_options ? strdup(n->ssh_options) : NULL, *save = NULL;
-    for (char *t = options ? strtok_r(options, " ", &save) : NULL; t && a->n < ARGS_MAX - 4; t = strtok_r(NULL, " ", &save))
+    for (char *t = options ? strtok_r(options, " ", &save) : NULL; t && a->n < ARGS_MAX - 4;
+         t = strtok_r(NULL, " ", &save))
         add(a, t);
     free(options);
     add(a, "--");
@@ -136,7 +140,7 @@ static void ssh_words(struct args *a, const struct sl_launch_params *p)
     sl_buf_close(&remote.text);
 }
 
-/* ---- what the child says and how it ends ------------------------------------------------------------------------ */
+/* ---- what the child says and how it ends ----------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *h)
 {
@@ -164,8 +168,8 @@ static void finish(struct sl_child *c)
 
 static void kill_now(struct sl_child *c);
 
-/* The one timer: whoever was to leave is killed; what was killed, or said its last words to somebody who keeps stderr open, is
- * waited for no longer. */
+/* The one timer: whoever was to leave is killed; what was killed, or said its last words to
+ * somebody who keeps stderr open, is waited for no longer. */
 static void on_patience(uv_timer_t *t)
 {
     struct sl_child *c = t->data;
@@ -233,9 +237,10 @@ static void send_key(struct sl_child *c, const char *key)
     uv_write(&c->key_write, (uv_stream_t *)&c->in, &b, 1, NULL);
 }
 
-/* The environment of a local child: ours, with the key and with our pid, so that it can tell that we died before it asked the
- * kernel to be told. */
-static char **child_environment(const char *key, char *key_line, size_t key_cap, char *parent, size_t parent_cap)
+/* The environment of a local child: ours, with the key and with our pid, so that it can tell that
+ * we died before it asked the kernel to be told. */
+static char **child_environment(const char *key, char *key_line, size_t key_cap, char *parent,
+                                size_t parent_cap)
 {
     extern char **environ;
     size_t n = 0;
@@ -244,7 +249,8 @@ static char **child_environment(const char *key, char *key_line, size_t key_cap,
     if (!env) return NULL;
     size_t w = 0;
     for (size_t i = 0; i < n; i++)
-        if (strncmp(environ[i], "SLUICE_JOIN_KEY=", 16) != 0 && strncmp(environ[i], "SLUICE_PARENT=", 14) != 0)
+        if (strncmp(environ[i], "SLUICE_JOIN_KEY=", 16) != 0 &&
+            strncmp(environ[i], "SLUICE_PARENT=", 14) != 0)
             env[w++] = environ[i];
     snprintf(key_line, key_cap, "SLUICE_JOIN_KEY=%s", key);
     snprintf(parent, parent_cap, "SLUICE_PARENT=%d", (int)getpid());
@@ -253,7 +259,8 @@ static char **child_environment(const char *key, char *key_line, size_t key_cap,
     return env;
 }
 
-int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct sl_child **out, struct sl_err *err)
+int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct sl_child **out,
+              struct sl_err *err)
 {
     SL_ASSERT(p->node->launch == SL_LAUNCH_LOCAL || p->node->launch == SL_LAUNCH_SSH);
     struct sl_child *c = calloc(1, sizeof *c);
@@ -270,7 +277,9 @@ int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct s
     char *argv[ARGS_MAX], key_line[128], parent[48];
     for (int i = 0; i < a.n; i++) argv[i] = a.text.data + a.at[i];
     argv[a.n] = NULL;
-    char **env = ssh ? NULL : child_environment(p->join_key, key_line, sizeof key_line, parent, sizeof parent);
+    char **env =
+        ssh ? NULL
+            : child_environment(p->join_key, key_line, sizeof key_line, parent, sizeof parent);
     if (!ssh && !env) {
         sl_buf_close(&a.text);
         free(c);
@@ -287,7 +296,8 @@ int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct s
     c->arg = p->arg;
     sl_buf_init(&c->line, LINE_MAX_BYTES + 2);
     uv_stdio_container_t io[3] = {
-        {.flags = ssh ? UV_CREATE_PIPE | UV_READABLE_PIPE : UV_IGNORE, .data.stream = (uv_stream_t *)&c->in},
+        {.flags = ssh ? UV_CREATE_PIPE | UV_READABLE_PIPE : UV_IGNORE,
+         .data.stream = (uv_stream_t *)&c->in},
         {.flags = UV_IGNORE},
         {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&c->err},
     };
@@ -303,7 +313,8 @@ int sl_launch(struct uv_loop_s *loop, const struct sl_launch_params *p, struct s
     if (r) {
         /* a program that is not there will not be there the next time */
         int code = r == UV_ENOENT || r == UV_EACCES ? SL_EINPUT : SL_ESYS;
-        sl_err_set(err, code, "cannot start %s: %s; see `program:` in the topology file", argv[0], uv_strerror(r));
+        sl_err_set(err, code, "cannot start %s: %s; see `program:` in the topology file", argv[0],
+                   uv_strerror(r));
         sl_buf_close(&a.text);
         c->on_exit = NULL;
         finish(c);

@@ -65,7 +65,7 @@ struct conn {
     uint64_t since_ns; /* of the connection, or of the incomplete message's first byte */
 };
 
-/* ---- closing ---- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static void maybe_done(struct sl_listen *l)
 {
@@ -112,7 +112,7 @@ static void on_drop(struct sl_client *client, const char *why)
     c->since_ns = sl_env_now_ns();
 }
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static void write_more(struct conn *c);
 
@@ -160,7 +160,7 @@ static void on_send(struct sl_client *client, const char *bytes, size_t n)
     write_more(c);
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void on_alloc(uv_handle_t *h, size_t n, uv_buf_t *buf)
 {
@@ -279,7 +279,7 @@ static void on_tick(uv_timer_t *t)
     }
 }
 
-/* ---- accepting ---- */
+/* ---- accepting ------------------------------------------------------------------------------- */
 
 static void stream_init(struct sl_listen *l, union stream *s)
 {
@@ -323,7 +323,7 @@ static void on_connection(uv_stream_t *server, int status)
     uv_read_start(&c->s.stream, on_alloc, on_read);
 }
 
-/* ---- the address ---- */
+/* ---- the address ----------------------------------------------------------------------------- */
 
 /* Makes room for a socket file: removes one that nobody listens on. 0 or an error that says who is
  * in the way. */
@@ -405,7 +405,7 @@ static int listen_now(struct sl_listen *l, const char *address, struct sl_err *e
     return 0;
 }
 
-/* ---- start and stop ---- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *h)
 {

@@ -22,7 +22,7 @@ static int is_planned(const struct sl_members *m, int device)
     return m->planned && m->v[device].stage >= 0;
 }
 
-/* ---- launching ---- */
+/* ---- launching ------------------------------------------------------------------------------- */
 
 enum sl_members_news sl_members_tick(struct sl_members *m, uint64_t now_ns, struct sl_sink *fx)
 {
@@ -54,7 +54,7 @@ static int note_death(struct sl_member *d, uint64_t now_ns)
     return recent;
 }
 
-/* ---- planning, loading, wiring ---- */
+/* ---- planning, loading, wiring --------------------------------------------------------------- */
 
 static void load(struct sl_members *m, int device, struct sl_sink *fx)
 {
@@ -160,7 +160,7 @@ enum sl_members_news sl_members_wired(struct sl_members *m, int device, uint32_t
     return SL_NEWS_SERVING;
 }
 
-/* ---- death ---- */
+/* ---- death ----------------------------------------------------------------------------------- */
 
 enum sl_members_news sl_members_down(struct sl_members *m, int device, const char *message,
                                      uint64_t now_ns)

@@ -48,7 +48,7 @@ void sl_hist_observe(struct sl_hist *h, double seconds)
     h->sum += seconds;
 }
 
-/* ---- one request ---- */
+/* ---- one request ----------------------------------------------------------------------------- */
 
 static double seconds_between(uint64_t from_ns, uint64_t to_ns)
 {
@@ -92,7 +92,7 @@ void sl_track_cancel(struct sl_metrics *m, struct sl_track *t)
     m->success[SL_FINISH_CANCELLED]++;
 }
 
-/* ---- text ---- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 struct writer {
     struct sl_buf *out;

@@ -13,7 +13,7 @@
 #include "base/sl_assert.h"
 #include "coordinator/blocks.h"
 
-/* ---- checking and making ---- */
+/* ---- checking and making --------------------------------------------------------------------- */
 
 static int check_sampling(const struct sl_sampling *p, int n_vocab, struct sl_err *err)
 {
@@ -175,7 +175,7 @@ int sl_request_fit(struct sl_request *r, int n_blocks, int block_tokens, struct 
                       need, r->n_prompt, r->n_limit - r->n_prompt, block_tokens, n_blocks);
 }
 
-/* ---- text ---- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static int is_char_start(char c)
 {

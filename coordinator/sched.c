@@ -6,7 +6,7 @@
 
 #include "base/sl_assert.h"
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int sl_sched_init(struct sl_sched *s, int n_slots, int block_tokens, int n_vocab)
 {
@@ -97,7 +97,7 @@ int sl_sched_set_blocks(struct sl_sched *s, int n_blocks)
     return sl_blocks_init(&s->blocks, n_blocks);
 }
 
-/* ---- the queue and the sequence slots ---- */
+/* ---- the queue and the sequence slots -------------------------------------------------------- */
 
 static struct sl_request *of_link(const struct sl_list *l)
 {
@@ -197,7 +197,7 @@ static struct sl_request *find_victim(const struct sl_sched *s, const struct sl_
     return last;
 }
 
-/* ---- one micro-batch ---- */
+/* ---- one micro-batch ------------------------------------------------------------------------- */
 
 static int blocks_missing(const struct sl_sched *s, const struct sl_request *r, int n_tokens)
 {
@@ -467,7 +467,7 @@ void sl_sched_wake(struct sl_sched *s, struct sl_request *r)
     sl_list_append(&s->ready, &r->link);
 }
 
-/* ---- audit ---- */
+/* ---- audit ----------------------------------------------------------------------------------- */
 
 static int count_state(const struct sl_sched *s, const struct sl_list *head,
                        enum sl_request_state state)

@@ -1,7 +1,8 @@
 /* service.c - see service.h: events in, sl_coord_step, effects out.
  *
- * A reply callback may submit or cancel. The brain's effects are valid until its next step, so an event that comes up while
- * effects are being carried out waits in `deferred` until they are done. */
+ * A reply callback may submit or cancel. The brain's effects are valid until its next step, so an
+ * event that comes up while effects are being carried out waits in `deferred` until they are done.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 
 #define LOGIT_ROWS 64 /* rows of logits that a last stage may hold at one time */
 
-/* ---- effects ---------------------------------------------------------------------------------------------------- */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 static void send_batch(struct sl_service *s, const struct sl_effect *fx)
 {
@@ -78,14 +79,18 @@ static void take_context(struct sl_service *s)
 {
     int fits = sl_coord_plan(s->coord)->context;
     if (fits == s->context) return;
-    sl_log(SL_LOG_WARN, "coord", "context lowered to %d tokens, all that memory holds of the model's %d; set it (-c, model.context) "
-           "to say otherwise", fits, s->context);
+    sl_log(SL_LOG_WARN, "coord",
+           "context lowered to %d tokens, all that memory holds of the model's %d; set it (-c, "
+           "model.context) "
+           "to say otherwise",
+           fits, s->context);
     s->context = fits;
 }
 
 static void perform(struct sl_service *s, const struct sl_effect *fx)
 {
-    if (s->stopping == 2 || s->failed) return; /* all is being closed, or will be; requests have been told */
+    if (s->stopping == 2 || s->failed)
+        return; /* all is being closed, or will be; requests have been told */
     switch (fx->kind) {
     case SL_FX_LAUNCH:
         sl_control_launch(s, fx->device);
@@ -125,7 +130,7 @@ static void perform(struct sl_service *s, const struct sl_effect *fx)
     }
 }
 
-/* ---- events ----------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void step_now(struct sl_service *s, struct sl_event *ev)
 {
@@ -154,7 +159,8 @@ static int copy_submit(struct deferred *d, const struct sl_submit *from)
     return 0;
 }
 
-/* Keeps a copy of an event that came up in the middle of a step, with what it points to. 0 or, for a SUBMIT, SL_ENOMEM. */
+/* Keeps a copy of an event that came up in the middle of a step, with what it points to. 0 or, for
+ * a SUBMIT, SL_ENOMEM. */
 static int defer(struct sl_service *s, const struct sl_event *ev)
 {
     struct deferred *d = calloc(1, sizeof *d);
@@ -204,7 +210,8 @@ static void on_frame(void *arg, struct sl_frame *f)
     struct sl_err e = {0};
     if (f->head.kind != SL_FRAME_RESULTS ||
         sl_results_unpack(sl_frame_desc(f), f->head.desc_len, &s->results, &e)) {
-        sl_log(SL_LOG_ERROR, "coord", "a stage sent a bad frame: %s", e.code ? e.msg : "not results");
+        sl_log(SL_LOG_ERROR, "coord", "a stage sent a bad frame: %s",
+               e.code ? e.msg : "not results");
         sl_frame_free(f);
         return;
     }
@@ -223,16 +230,19 @@ static void on_link_down(void *arg, int peer, const struct sl_err *err)
     if (plan && peer < plan->n_stages) sl_control_down(s, plan->stages[peer].device, err->msg);
 }
 
-/* ---- requests --------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_reply_fn fn, void *arg, uint64_t *id,
-                      struct sl_err *err)
+int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_reply_fn fn, void *arg,
+                      uint64_t *id, struct sl_err *err)
 {
     if (s->failed || s->stopping)
-        return sl_err_set(err, SL_ERETRY, s->failed ? "the cluster has failed" : "the server is shutting down");
+        return sl_err_set(err, SL_ERETRY,
+                          s->failed ? "the cluster has failed" : "the server is shutting down");
     if (req->n_tokens < 1 || req->n_stops < 0 || req->n_stops > SL_STOPS_MAX)
-        return sl_err_set(err, SL_EINPUT, "a request of %d tokens with %d stop strings; give 1 or more, and at most %d",
-                          req->n_tokens, req->n_stops, SL_STOPS_MAX);
+        return sl_err_set(
+            err, SL_EINPUT,
+            "a request of %d tokens with %d stop strings; give 1 or more, and at most %d",
+            req->n_tokens, req->n_stops, SL_STOPS_MAX);
     struct reply_to *to = malloc(sizeof *to);
     if (!to) return sl_err_set(err, SL_ENOMEM, "no memory for a request");
     *to = (struct reply_to){fn, arg};
@@ -244,7 +254,8 @@ int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_repl
     }
     struct sl_event ev = {.kind = SL_EV_SUBMIT, .submit = &copy};
     struct sl_err refused = {0};
-    if (s->stepping) { /* from inside a reply: it is answered later, and a refusal is a FAIL reply */
+    if (s->stepping) { /* from inside a reply: it is answered later, and a refusal is a FAIL reply
+                        */
         if (defer(s, &ev)) sl_err_set(&refused, SL_ENOMEM, "no memory for a request");
     } else {
         s->submitting = copy.id;
@@ -294,7 +305,7 @@ void sl_service_give_up(struct sl_service *s, const struct sl_err *err)
     s->p.on_state(s->p.on_state_arg, err);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int read_model(struct sl_service *s, struct sl_err *err)
 {
@@ -305,20 +316,24 @@ static int read_model(struct sl_service *s, struct sl_err *err)
     const struct sl_meta *t = sl_weights_meta(s->weights, "tokenizer.chat_template");
     if (t && t->type == SL_META_STRING) {
         struct sl_err e = {0};
-        if (sl_template_compile(t->s, t->len, &s->template, &e)) /* completions still work without it */
+        if (sl_template_compile(t->s, t->len, &s->template,
+                                &e)) /* completions still work without it */
             sl_log(SL_LOG_WARN, "coord", "the model's chat template does not compile: %s", e.msg);
     }
     const char *slash = strrchr(s->cluster->model_path, '/');
     snprintf(s->model_name, sizeof s->model_name, "%s",
-             s->config.name[0] ? s->config.name : slash ? slash + 1 : s->cluster->model_path);
+             s->config.name[0] ? s->config.name
+             : slash           ? slash + 1
+                               : s->cluster->model_path);
     s->context = s->cluster->context ? s->cluster->context : s->config.n_ctx_train;
     if (s->context > s->config.n_ctx_train)
-        sl_log(SL_LOG_WARN, "coord", "context %d is beyond the %d tokens the model was trained for", s->context,
-               s->config.n_ctx_train);
+        sl_log(SL_LOG_WARN, "coord", "context %d is beyond the %d tokens the model was trained for",
+               s->context, s->config.n_ctx_train);
     return 0;
 }
 
-/* About what a stage takes for a micro-batch's activations (it decides exactly, and reserves fewer blocks when it needs more). */
+/* About what a stage takes for a micro-batch's activations (it decides exactly, and reserves fewer
+ * blocks when it needs more). */
 static uint64_t workspace_bytes(const struct sl_config *c)
 {
     uint64_t heads = (uint64_t)(c->n_heads + c->n_kv_heads) * (uint64_t)c->head_dim;
@@ -343,18 +358,26 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
         r = sl_config_layer_bytes(s->weights, &s->config, i, &s->layer_bytes[i], err);
     p.model.n_layers = s->config.n_layers;
     p.model.layer_bytes = s->layer_bytes;
-    if (r == 0) r = sl_config_edge_bytes(s->weights, &s->config, &p.model.embed_bytes, &p.model.head_bytes, err);
+    if (r == 0)
+        r = sl_config_edge_bytes(s->weights, &s->config, &p.model.embed_bytes, &p.model.head_bytes,
+                                 err);
     if (r) return r;
-    p.model.kv_bytes_per_token = sl_config_kv_bytes(&s->config, strcmp(c->kv_format ? c->kv_format : "", "f32") ? 2 : 4);
+    p.model.kv_bytes_per_token =
+        sl_config_kv_bytes(&s->config, strcmp(c->kv_format ? c->kv_format : "", "f32") ? 2 : 4);
     for (int i = 0; i < c->n_devices; i++) {
         const struct sl_device *d = &c->devices[i];
-        s->hints[i] = (struct sl_plan_device){d->memory_bytes, d->bandwidth, d->layer_from, d->layer_to};
+        s->hints[i] =
+            (struct sl_plan_device){d->memory_bytes, d->bandwidth, d->layer_from, d->layer_to};
         if (d->memory_bytes) { /* not 0: that would be "not said" */
             uint64_t taken = d->reserve_bytes + s->workspace_bytes;
             char need[32], has[32];
             if (d->memory_bytes <= taken)
-                return sl_err_set(err, SL_ELIMIT, "%s: a memory limit of %s does not even hold the %s of activations and reserve; "
-                                  "raise it", d->name, sl_format_bytes(d->memory_bytes, has), sl_format_bytes(taken, need));
+                return sl_err_set(err, SL_ELIMIT,
+                                  "%s: a memory limit of %s does not even hold the %s of "
+                                  "activations and reserve; "
+                                  "raise it",
+                                  d->name, sl_format_bytes(d->memory_bytes, has),
+                                  sl_format_bytes(taken, need));
             s->hints[i].memory_bytes = d->memory_bytes - taken;
         }
         s->restartable[i] = c->nodes[d->node].launch != SL_LAUNCH_EXTERNAL;
@@ -363,7 +386,8 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
     p.hints = s->hints;
     p.restartable = s->restartable;
     p.load = (struct sl_plan_load){.context = s->context,
-                                   .context_least = c->context ? 0 : SL_MIN(s->context, SL_CONTEXT_LEAST),
+                                   .context_least =
+                                       c->context ? 0 : SL_MIN(s->context, SL_CONTEXT_LEAST),
                                    .sequences = c->sequences ? c->sequences : 16,
                                    .block_tokens = SL_BLOCK_TOKENS,
                                    .micro_batches = c->micro_batches,
@@ -380,8 +404,8 @@ static const char *hub_transports(const struct sl_cluster *c)
     return forced ? forced : "local"; /* one process: nothing else is worth opening */
 }
 
-int sl_service_start(struct uv_loop_s *loop, const struct sl_service_params *p, struct sl_service **out,
-                     struct sl_err *err)
+int sl_service_start(struct uv_loop_s *loop, const struct sl_service_params *p,
+                     struct sl_service **out, struct sl_err *err)
 {
     struct sl_service *s = calloc(1, sizeof *s);
     if (!s) return sl_err_set(err, SL_ENOMEM, "no memory for the service");
@@ -394,7 +418,8 @@ int sl_service_start(struct uv_loop_s *loop, const struct sl_service_params *p, 
     sl_buf_init(&s->packed, SL_FRAME_DESC_MAX);
     int r = read_model(s, err);
     if (r == 0) r = create_coord(s, err);
-    if (r == 0) r = sl_hub_open(loop, hub_transports(s->cluster), on_frame, on_link_down, s, &s->hub, err);
+    if (r == 0)
+        r = sl_hub_open(loop, hub_transports(s->cluster), on_frame, on_link_down, s, &s->hub, err);
     if (r) {
         sl_service_destroy(s);
         return r;
@@ -486,7 +511,7 @@ void sl_service_destroy(struct sl_service *s)
     free(s);
 }
 
-/* ---- facts ------------------------------------------------------------------------------------------------------ */
+/* ---- facts ----------------------------------------------------------------------------------- */
 
 int sl_service_is_serving(const struct sl_service *s)
 {

@@ -1,4 +1,5 @@
-/* status.c - the service for people and programs: stage facts, the timeline, /cluster as JSON, the stage table. */
+/* status.c - the service for people and programs: stage facts, the timeline, /cluster as JSON, the
+ * stage table. */
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +8,8 @@
 #include "base/text.h"
 #include "coordinator/internal.h"
 
-static void fill_stage(const struct sl_service *s, const struct sl_coord_status *st, int device, struct sl_stage_status *o)
+static void fill_stage(const struct sl_service *s, const struct sl_coord_status *st, int device,
+                       struct sl_stage_status *o)
 {
     const struct stage_peer *p = &s->peers[device];
     const struct sl_plan *plan = sl_coord_plan(s->coord);
@@ -65,17 +67,20 @@ int sl_service_timeline(const struct sl_service *s, int stage, struct sl_ctl_ste
     const struct stage_peer *p = &s->peers[plan->stages[stage].device];
     int n = SL_MIN(max, (int)p->timeline_len);
     unsigned skip = p->timeline_len - (unsigned)n; /* the newest ones, oldest of them first */
-    for (int i = 0; i < n; i++) out[i] = p->timeline[(p->timeline_at + skip + (unsigned)i) % SL_TIMELINE_MAX];
+    for (int i = 0; i < n; i++)
+        out[i] = p->timeline[(p->timeline_at + skip + (unsigned)i) % SL_TIMELINE_MAX];
     return n;
 }
 
 static json_t *stage_json(const struct sl_stage_status *o)
 {
-    json_t *j = json_pack(
-        "{s:s, s:s, s:i, s:s, s:s, s:i, s:i, s:i}", "device", o->device, "state", sl_member_state_name(o->state), "stage",
-        o->stage, "cpu", o->cpu, "backend", o->backend, "threads", (int)o->threads, "pid", o->pid, "restarts", o->restarts);
+    json_t *j =
+        json_pack("{s:s, s:s, s:i, s:s, s:s, s:i, s:i, s:i}", "device", o->device, "state",
+                  sl_member_state_name(o->state), "stage", o->stage, "cpu", o->cpu, "backend",
+                  o->backend, "threads", (int)o->threads, "pid", o->pid, "restarts", o->restarts);
     if (!j) return NULL;
-    if (o->stage >= 0) json_object_set_new(j, "layers", json_pack("[i,i]", o->layer_from, o->layer_to));
+    if (o->stage >= 0)
+        json_object_set_new(j, "layers", json_pack("[i,i]", o->layer_from, o->layer_to));
     json_object_set_new(j, "weight_bytes", json_integer((json_int_t)o->weight_bytes));
     json_object_set_new(j, "kv_bytes", json_integer((json_int_t)o->kv_bytes));
     json_object_set_new(j, "steps", json_integer((json_int_t)o->steps));
@@ -84,8 +89,9 @@ static json_t *stage_json(const struct sl_stage_status *o)
     json_object_set_new(j, "busy", json_real(o->busy_ratio));
     json_object_set_new(j, "bubble", json_real(o->bubble_ratio));
     json_object_set_new(j, "link_out",
-                        json_pack("{s:s, s:I, s:I, s:f}", "transport", o->transport_out, "frames", (json_int_t)o->link_frames,
-                                  "bytes", (json_int_t)o->link_bytes, "busy_ms", (double)o->link_busy_ns / 1e6));
+                        json_pack("{s:s, s:I, s:I, s:f}", "transport", o->transport_out, "frames",
+                                  (json_int_t)o->link_frames, "bytes", (json_int_t)o->link_bytes,
+                                  "busy_ms", (double)o->link_busy_ns / 1e6));
     if (o->last_error) json_object_set_new(j, "last_error", json_string(o->last_error));
     return j;
 }
@@ -93,21 +99,27 @@ static json_t *stage_json(const struct sl_stage_status *o)
 static json_t *plan_json(const struct sl_plan *plan)
 {
     if (!plan) return json_null();
-    return json_pack("{s:i, s:i, s:i, s:i, s:f, s:f}", "stages", plan->n_stages, "kv_blocks", plan->n_blocks, "micro_batches",
-                     plan->micro_batches, "chunk", plan->chunk, "predicted_tokens_per_second", plan->tokens_per_s_n,
+    return json_pack("{s:i, s:i, s:i, s:i, s:f, s:f}", "stages", plan->n_stages, "kv_blocks",
+                     plan->n_blocks, "micro_batches", plan->micro_batches, "chunk", plan->chunk,
+                     "predicted_tokens_per_second", plan->tokens_per_s_n,
                      "predicted_tokens_per_second_single", plan->tokens_per_s_1);
 }
 
 static json_t *requests_json(const struct sl_coord_status *st)
 {
-    json_t *j = json_pack("{s:i, s:i, s:i}", "running", st->running, "waiting", st->waiting, "in_flight", st->in_flight);
+    json_t *j = json_pack("{s:i, s:i, s:i}", "running", st->running, "waiting", st->waiting,
+                          "in_flight", st->in_flight);
     const struct {
         const char *key;
         uint64_t v;
-    } counts[] = {{"finished", st->finished},         {"failed", st->failed_requests},
-                  {"cancelled", st->cancelled},       {"refused", st->refused},
-                  {"preemptions", st->preemptions},   {"prompt_tokens", st->prompt_tokens},
-                  {"generated_tokens", st->generated_tokens}, {"micro_batches", st->batches}};
+    } counts[] = {{"finished", st->finished},
+                  {"failed", st->failed_requests},
+                  {"cancelled", st->cancelled},
+                  {"refused", st->refused},
+                  {"preemptions", st->preemptions},
+                  {"prompt_tokens", st->prompt_tokens},
+                  {"generated_tokens", st->generated_tokens},
+                  {"micro_batches", st->batches}};
     for (size_t i = 0; j && i < SL_ARRAY_LEN(counts); i++)
         json_object_set_new(j, counts[i].key, json_integer((json_int_t)counts[i].v));
     return j;
@@ -123,9 +135,10 @@ struct json_t *sl_service_cluster_json(const struct sl_service *s)
     for (int i = 0; i < n; i++) json_array_append_new(list, stage_json(&stages[i]));
     return json_pack("{s:s, s:s, s:b, s:b, s:i, s:i, s:o, s:o, s:{s:i, s:i, s:i}, s:o}", "cluster",
                      s->cluster->name ? s->cluster->name : "", "model", s->model_name, "serving",
-                     sl_service_is_serving(s), "failed", s->failed, "epoch", (int)st.epoch, "context", s->context, "plan",
-                     plan_json(sl_coord_plan(s->coord)), "stages", list, "kv", "block_tokens", SL_BLOCK_TOKENS, "blocks",
-                     st.blocks_total, "blocks_free", st.blocks_free, "requests", requests_json(&st));
+                     sl_service_is_serving(s), "failed", s->failed, "epoch", (int)st.epoch,
+                     "context", s->context, "plan", plan_json(sl_coord_plan(s->coord)), "stages",
+                     list, "kv", "block_tokens", SL_BLOCK_TOKENS, "blocks", st.blocks_total,
+                     "blocks_free", st.blocks_free, "requests", requests_json(&st));
 }
 
 void sl_service_print_plan(const struct sl_service *s, FILE *out)
@@ -147,8 +160,9 @@ void sl_service_print(const struct sl_service *s, FILE *out)
             continue;
         }
         snprintf(layers, sizeof layers, "%d-%d", o->layer_from, o->layer_to - 1);
-        fprintf(out, SL_STAGE_ROW, o->stage, o->device, sl_member_state_name(o->state), layers, sl_format_bytes(o->weight_bytes, weights),
-                sl_format_bytes(o->kv_bytes, kv), (unsigned long long)o->steps, 100 * o->busy_ratio, 100 * o->bubble_ratio,
+        fprintf(out, SL_STAGE_ROW, o->stage, o->device, sl_member_state_name(o->state), layers,
+                sl_format_bytes(o->weight_bytes, weights), sl_format_bytes(o->kv_bytes, kv),
+                (unsigned long long)o->steps, 100 * o->busy_ratio, 100 * o->bubble_ratio,
                 sl_format_bytes(o->link_bytes, sent), o->transport_out);
     }
 }

@@ -143,7 +143,7 @@ void sl_backend_enter(struct sl_backend *b)
     sl_pool_enter(b->pool);
 }
 
-/* ---- measuring memory ----------------------------------------------------------------------- */
+/* ---- measuring memory ------------------------------------------------------------------------ */
 
 #define MEASURE_BYTES (128ll << 20) /* more than the caches a few cores own */
 #define MEASURE_NS 30000000u        /* how long to read */

@@ -25,7 +25,7 @@ int sl_chat_template(const struct sl_weights *w, struct sl_template **out, struc
     return sl_template_compile(m->s, m->len, out, err);
 }
 
-/* ---- variables ---- */
+/* ---- variables ------------------------------------------------------------------------------- */
 
 static int out_of_memory(struct sl_err *err)
 {
@@ -80,7 +80,7 @@ int sl_chat_merge_kwargs(json_t *vars, struct sl_err *err)
     return rc;
 }
 
-/* ---- messages ---- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* The text parts of a content array as one new string. */
 static int flatten(const json_t *parts, size_t message, json_t **out, struct sl_err *err)

@@ -54,7 +54,7 @@ int sl_template_render(const struct sl_template *t, const struct json_t *vars, s
     return rc;
 }
 
-/* ---- bounds and errors of a rendering ---- */
+/* ---- bounds and errors of a rendering -------------------------------------------------------- */
 
 int sl_tmpl_fail(struct sl_tmpl_run *r, const char *fmt, ...)
 {

@@ -1,9 +1,10 @@
 /* template.h - chat templates: an interpreter for the Jinja that models ship.
  *
- * Semantics follow Jinja2 3.1 as transformers' apply_chat_template sets it up: immutable sandbox, trim_blocks and
- * lstrip_blocks on, loop controls, undefined prints as nothing, `tojson` is Python's json.dumps with
- * ensure_ascii=False. A template is hostile input: time (steps), depth and output are bounded; exceeding a bound or an
- * error in the template is SL_EINPUT with the line; raise_exception(m) is SL_EINPUT with exactly m as the message. */
+ * Semantics follow Jinja2 3.1 as transformers' apply_chat_template sets it up: immutable sandbox,
+ * trim_blocks and lstrip_blocks on, loop controls, undefined prints as nothing, `tojson` is
+ * Python's json.dumps with ensure_ascii=False. A template is hostile input: time (steps), depth and
+ * output are bounded; exceeding a bound or an error in the template is SL_EINPUT with the line;
+ * raise_exception(m) is SL_EINPUT with exactly m as the message. */
 #ifndef SL_MODEL_TEMPLATE_H
 #define SL_MODEL_TEMPLATE_H
 
@@ -28,9 +29,9 @@ struct sl_template;
 int sl_template_compile(const char *source, size_t n, struct sl_template **out, struct sl_err *err);
 void sl_template_free(struct sl_template *t);
 
-/* Renders with the variables of the JSON object `vars` (messages, tools, add_generation_prompt, bos_token ...), appended
- * to out. The key "now" (an ISO 8601 time) fixes what strftime_now formats; otherwise it is the local time.
- * Thread safe on one compiled template. */
+/* Renders with the variables of the JSON object `vars` (messages, tools, add_generation_prompt,
+ * bos_token ...), appended to out. The key "now" (an ISO 8601 time) fixes what strftime_now
+ * formats; otherwise it is the local time. Thread safe on one compiled template. */
 int sl_template_render(const struct sl_template *t, const struct json_t *vars, struct sl_buf *out,
                        struct sl_err *err);
 

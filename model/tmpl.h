@@ -25,7 +25,7 @@
 #define TMPL_RANGE_MAX 100000    /* elements of a range(), as Jinja's sandbox has it */
 #define TMPL_PARAMS_MAX 6        /* parameters of a builtin, without the value it works on */
 
-/* ---- values ---- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 enum sl_tv_type {
     TV_ABSENT, /* an argument that was not given; never a template's value */
@@ -95,7 +95,7 @@ struct sl_tv_dict { /* in order of insertion */
 #define TV_MAKE_UNDEF                                                                              \
     ((struct sl_tv){.type = TV_UNDEF, .flag = TV_UNDEF_OTHER, .n = 5, .u.s = "value"})
 
-/* ---- builtins ---- */
+/* ---- builtins -------------------------------------------------------------------------------- */
 
 struct sl_tmpl_run;
 
@@ -141,7 +141,7 @@ int sl_tmpl_builtin_call(struct sl_tmpl_run *r, const struct sl_tmpl_builtin *b,
                          const struct sl_tv *self, const struct sl_tmpl_args *args,
                          struct sl_tv *out);
 
-/* ---- tokens and nodes ---- */
+/* ---- tokens and nodes ------------------------------------------------------------------------ */
 
 enum sl_tmpl_token_type {
     TK_EOF,
@@ -265,7 +265,7 @@ struct sl_template {
 
 int sl_tmpl_parse(struct sl_template *t, const char *source, size_t n, struct sl_err *err);
 
-/* ---- one rendering ---- */
+/* ---- one rendering --------------------------------------------------------------------------- */
 
 struct sl_tmpl_binding {
     struct sl_tmpl_binding *next;

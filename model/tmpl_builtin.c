@@ -71,7 +71,7 @@ int sl_tmpl_builtin_call(struct sl_tmpl_run *r, const struct sl_tmpl_builtin *b,
     return b->fn(r, a, out);
 }
 
-/* ---- global functions ---- */
+/* ---- global functions ------------------------------------------------------------------------ */
 
 static int raise_exception(struct sl_tmpl_run *r, struct sl_tv *a, struct sl_tv *out)
 {

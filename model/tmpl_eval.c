@@ -19,7 +19,7 @@ enum { JUMP_BREAK = 1, JUMP_CONTINUE = 2 }; /* positive results of exec */
 static int eval(run *r, node *n, scope *s, tv *out);
 static int exec(run *r, node *n, scope *s);
 
-/* ---- variables ---- */
+/* ---- variables ------------------------------------------------------------------------------- */
 
 static scope *scope_new(run *r, scope *parent)
 {
@@ -103,7 +103,7 @@ static int assign(run *r, scope *s, node *target, tv *v)
     return 0;
 }
 
-/* ---- calls ---- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static int add_star(run *r, tv *list, tv *v)
 {
@@ -287,7 +287,7 @@ static int eval_call(run *r, node *n, scope *s, const tv *caller, tv *out)
     return sl_tmpl_call(r, &f, &a, out);
 }
 
-/* ---- expressions ---- */
+/* ---- expressions ----------------------------------------------------------------------------- */
 
 static int eval_items(run *r, node *n, scope *s, tv *out)
 {
@@ -483,7 +483,7 @@ static int eval(run *r, node *n, scope *s, tv *out)
     return rc;
 }
 
-/* ---- statements ---- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static int filter_items(run *r, node *n, scope *s, const tv *all, tv *kept)
 {

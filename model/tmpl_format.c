@@ -142,7 +142,7 @@ static int number(const char **s, const char *end)
     return v;
 }
 
-/* ---- fmt % values ---- */
+/* ---- fmt % values ---------------------------------------------------------------------------- */
 
 static int put_percent(struct sl_tmpl_run *r, struct spec *f, char code, const struct sl_tv *v)
 {
@@ -274,7 +274,7 @@ int sl_tmpl_percent(struct sl_tmpl_run *r, const struct sl_tv *fmt, const struct
     return sl_tmpl_take(r, mark, out);
 }
 
-/* ---- fmt.format(values) ---- */
+/* ---- fmt.format(values) ---------------------------------------------------------------------- */
 
 /* [[fill]align][sign][#][0][width][,|_][.precision][type] */
 static int parse_spec(struct sl_tmpl_run *r, const char *p, const char *end, struct spec *f)
@@ -394,7 +394,7 @@ int sl_tmpl_format(struct sl_tmpl_run *r, const struct sl_tv *fmt, const struct 
     return sl_tmpl_take(r, mark, out);
 }
 
-/* ---- strftime_now(fmt) ---- */
+/* ---- strftime_now(fmt) ----------------------------------------------------------------------- */
 
 /* The caller's "now" or the local time. */
 static int get_now(struct sl_tmpl_run *r, struct tm *t, int *us)

@@ -345,7 +345,7 @@ static int f_slice(run *r, tv *a, tv *out)
     return 0;
 }
 
-/* ---- filters that name another filter or test ---- */
+/* ---- filters that name another filter or test ------------------------------------------------ */
 
 static const tv *keyword(const struct sl_tmpl_args *args, const char *name)
 {

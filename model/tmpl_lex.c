@@ -158,7 +158,7 @@ static int lex_raw(struct lexer *x, size_t body)
     return fail(x, "a raw block is not closed: '{% endraw %}' is missing");
 }
 
-/* ---- inside a tag ---- */
+/* ---- inside a tag ---------------------------------------------------------------------------- */
 
 static unsigned hex_value(const char *s, int n, int *ok)
 {

@@ -35,7 +35,7 @@ static int get_int(run *r, const tv *v, int64_t def, int64_t *out)
     return 0;
 }
 
-/* ---- strings: case and stripping ---- */
+/* ---- strings: case and stripping ------------------------------------------------------------- */
 
 static int s_upper(run *r, tv *a, tv *out)
 {
@@ -106,7 +106,7 @@ static int s_removesuffix(run *r, tv *a, tv *out)
     return remove_affix(r, a, 0, out);
 }
 
-/* ---- strings: splitting and joining ---- */
+/* ---- strings: splitting and joining ---------------------------------------------------------- */
 
 static int add_part(run *r, tv *list, const tv *s, size_t from, size_t to)
 {
@@ -292,7 +292,7 @@ static int s_replace(run *r, tv *a, tv *out)
     return sl_tmpl_replace(r, a, &a[1], &a[2], count, out);
 }
 
-/* ---- strings: searching ---- */
+/* ---- strings: searching ---------------------------------------------------------------------- */
 
 /* s[start:end] of the arguments at a[0], a[1]. *base: where it begins, in code points. */
 static int window(run *r, const tv *s, const tv *a, tv *out, int64_t *base)
@@ -387,7 +387,7 @@ static int s_endswith(run *r, tv *a, tv *out)
     return has_affix(r, a, 0, out);
 }
 
-/* ---- strings: what they are made of ---- */
+/* ---- strings: what they are made of ---------------------------------------------------------- */
 
 enum { IS_DIGIT, IS_ALPHA, IS_ALNUM, IS_SPACE, IS_ASCII };
 
@@ -445,7 +445,7 @@ static int s_islower(run *r, tv *a, tv *out)
     return sl_tmpl_test_find("lower", 5)->fn(r, a, out);
 }
 
-/* ---- strings: filling ---- */
+/* ---- strings: filling ------------------------------------------------------------------------ */
 
 static int fill(run *r, tv *a, int64_t left, int64_t right, tv *out)
 {
@@ -504,7 +504,7 @@ static int s_format(run *r, const tv *self, const struct sl_tmpl_args *args, tv 
     return sl_tmpl_format(r, self, args, out);
 }
 
-/* ---- dicts ---- */
+/* ---- dicts ----------------------------------------------------------------------------------- */
 
 static int view(run *r, tv *a, int what, tv *out)
 {
@@ -554,7 +554,7 @@ static int copy(run *r, tv *a, tv *out) /* values do not change, so it may be th
     return 0;
 }
 
-/* ---- lists, numbers, the loop ---- */
+/* ---- lists, numbers, the loop ---------------------------------------------------------------- */
 
 static int l_index(run *r, tv *a, tv *out)
 {

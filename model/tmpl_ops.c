@@ -16,7 +16,7 @@ static const char *op_text(int op)
     return op < (int)SL_ARRAY_LEN(text) ? text[op] : "?";
 }
 
-/* ---- comparison ---- */
+/* ---- comparison ------------------------------------------------------------------------------ */
 
 static int lists_equal(struct sl_tmpl_run *r, const struct sl_tv_list *a,
                        const struct sl_tv_list *b, int depth, int *eq)
@@ -171,7 +171,7 @@ int sl_tv_compare(struct sl_tmpl_run *r, int op, const struct sl_tv *a, struct s
     return sl_tv_order(r, op, a, b, 0, yes);
 }
 
-/* ---- arithmetic ---- */
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
 static int float_op(struct sl_tmpl_run *r, int op, double a, double b, struct sl_tv *out)
 {
@@ -360,7 +360,7 @@ int sl_tv_binary(struct sl_tmpl_run *r, int op, struct sl_tv *a, struct sl_tv *b
                         sl_tv_type_name(a), sl_tv_type_name(b));
 }
 
-/* ---- attributes, items, slices ---- */
+/* ---- attributes, items, slices --------------------------------------------------------------- */
 
 static struct sl_tv undef_attr(const struct sl_tv *v, const char *name, size_t n)
 {

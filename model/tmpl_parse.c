@@ -68,7 +68,7 @@ int sl_tmpl_expect_op(parser *p, int op, const char *what)
     return 0;
 }
 
-/* ---- symbols ---- */
+/* ---- symbols --------------------------------------------------------------------------------- */
 
 static size_t hash(const struct sl_tv *v)
 {
@@ -115,7 +115,7 @@ int sl_tmpl_symbol(parser *p, const struct sl_tv *name, uint32_t *sym)
     return 0;
 }
 
-/* ---- statements ---- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 /* The body of `tag` up to one of the |-separated end words, which becomes the current token. */
 static int body(parser *p, const char *tag, const char *ends, node **out);

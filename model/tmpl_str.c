@@ -52,7 +52,7 @@ int sl_tmpl_is_space(uint32_t c)
            c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-/* ---- case ---- */
+/* ---- case ------------------------------------------------------------------------------------ */
 
 static int put_upper(struct sl_tmpl_run *r, uint32_t c, int title)
 {
@@ -108,7 +108,7 @@ int sl_tmpl_case(struct sl_tmpl_run *r, const struct sl_tv *s, enum sl_tmpl_case
     return sl_tmpl_take(r, mark, out);
 }
 
-/* ---- stripping and replacing ---- */
+/* ---- stripping and replacing ----------------------------------------------------------------- */
 
 static int strips(const char *s, size_t n, const struct sl_tv *chars)
 {
@@ -173,7 +173,7 @@ int sl_tmpl_replace(struct sl_tmpl_run *r, const struct sl_tv *s, const struct s
     return sl_tmpl_take(r, mark, out);
 }
 
-/* ---- repr ---- */
+/* ---- repr ------------------------------------------------------------------------------------ */
 
 static int printable(uint32_t c)
 {
@@ -208,7 +208,7 @@ int sl_tmpl_put_text_repr(struct sl_tmpl_run *r, const char *s, size_t n)
     return rc ? rc : sl_tmpl_put(r, &q, 1);
 }
 
-/* ---- numbers in text ---- */
+/* ---- numbers in text ------------------------------------------------------------------------- */
 
 static void trim_ascii(const char **s, size_t *n)
 {

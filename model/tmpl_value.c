@@ -59,7 +59,7 @@ int sl_tv_truth(const struct sl_tv *v)
     return 1;
 }
 
-/* ---- lists ---- */
+/* ---- lists ----------------------------------------------------------------------------------- */
 
 int sl_tv_list_new(struct sl_tmpl_run *r, int type, size_t cap, struct sl_tv *out)
 {
@@ -87,7 +87,7 @@ int sl_tv_list_add(struct sl_tmpl_run *r, struct sl_tv *list, const struct sl_tv
     return 0;
 }
 
-/* ---- dicts ---- */
+/* ---- dicts ----------------------------------------------------------------------------------- */
 
 int sl_tv_dict_new(struct sl_tmpl_run *r, int type, size_t cap, struct sl_tv *out)
 {
@@ -169,7 +169,7 @@ int sl_tv_dict_set(struct sl_tmpl_run *r, struct sl_tv *d, const struct sl_tv *k
     return dict_append(r, d->u.dict, k, v);
 }
 
-/* ---- iterating ---- */
+/* ---- iterating ------------------------------------------------------------------------------- */
 
 static int characters(struct sl_tmpl_run *r, const struct sl_tv *s, struct sl_tv *list)
 {
@@ -225,7 +225,7 @@ int sl_tv_length(struct sl_tmpl_run *r, const struct sl_tv *v, int64_t *n)
     return sl_tmpl_charge(r, v->type == TV_STR ? v->n / 64 : 0);
 }
 
-/* ---- printing ---- */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 void sl_tv_float_repr(double f, char out[40])
 {

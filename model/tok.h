@@ -53,7 +53,7 @@ static inline size_t sl_tok_capacity(size_t at_least)
     return c;
 }
 
-/* ---- vocabulary (tok_vocab.c) ---- */
+/* ---- vocabulary (tok_vocab.c) ---------------------------------------------------------------- */
 
 /* Tokens as the file writes them (`text`, found by hash) and as the bytes they stand for. */
 struct sl_tok_vocab {
@@ -78,7 +78,7 @@ int32_t sl_tok_vocab_find(const struct sl_tok_vocab *v, const char *text,
 /* The same for bytes, which are put into the byte alphabet first. */
 int32_t sl_tok_vocab_find_bytes(const struct sl_tok_vocab *v, const char *bytes, size_t len);
 
-/* ---- merges (tok_bpe.c) ---- */
+/* ---- merges (tok_bpe.c) ---------------------------------------------------------------------- */
 
 struct sl_tok_pair;
 struct sl_tok_bpe {
@@ -109,7 +109,7 @@ void sl_tok_work_close(struct sl_tok_work *w);
 int sl_tok_bpe_encode(const struct sl_tok_bpe *b, struct sl_tok_work *w, const char *piece,
                       size_t n, struct sl_ids *ids);
 
-/* ---- special tokens and splitting (tok_pre.c) ---- */
+/* ---- special tokens and splitting (tok_pre.c) ------------------------------------------------ */
 
 /* Literal tokens, sorted by their bytes, so that the longest one at a place is found by narrowing a
  * range. */

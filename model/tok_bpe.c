@@ -70,7 +70,7 @@ void sl_tok_bpe_put(struct sl_tok_bpe *b, int32_t left, int32_t right, uint32_t 
     *p = (struct sl_tok_pair){key, rank, merged};
 }
 
-/* ---- merging one piece ---- */
+/* ---- merging one piece ----------------------------------------------------------------------- */
 
 struct sl_tok_symbol {
     int32_t id; /* -1: a byte without a token; pairs with nothing */

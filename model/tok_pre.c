@@ -21,7 +21,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 
-/* ---- expressions ---- */
+/* ---- expressions ----------------------------------------------------------------------------- */
 
 /* Unicode's White_Space. PCRE2's own \s has U+180E besides, which stopped being a space in
  * Unicode 6.3. */
@@ -178,7 +178,7 @@ int sl_tok_pre_adds_bos(const struct sl_tok_pre *p)
     return p->row->adds_bos;
 }
 
-/* ---- splitting ---- */
+/* ---- splitting ------------------------------------------------------------------------------- */
 
 struct split {
     const struct sl_tok_pre *pre;
@@ -237,7 +237,7 @@ int sl_tok_pre_split(const struct sl_tok_pre *p, const char *text, size_t n, sl_
     return r;
 }
 
-/* ---- special tokens ---- */
+/* ---- special tokens -------------------------------------------------------------------------- */
 
 static const char *literal(const struct sl_tok_vocab *v, int32_t id, size_t *len)
 {

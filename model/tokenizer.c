@@ -25,7 +25,7 @@ struct sl_tokenizer {
     int adds_bos;
 };
 
-/* ---- opening ---- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 #define KEY(name) "tokenizer.ggml." name
 
@@ -243,7 +243,7 @@ void sl_tokenizer_close(struct sl_tokenizer *t)
     free(t);
 }
 
-/* ---- encoding ---- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 int sl_ids_push(struct sl_ids *ids, int32_t id)
 {
@@ -343,7 +343,7 @@ int sl_tokenizer_encode(const struct sl_tokenizer *t, const char *text, size_t n
     return r;
 }
 
-/* ---- looking up ---- */
+/* ---- looking up ------------------------------------------------------------------------------ */
 
 static int in_range(const struct sl_tokenizer *t, int32_t id)
 {

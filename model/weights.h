@@ -1,10 +1,11 @@
 /* weights.h - a model file as named tensors and metadata.
  *
- * GGUF v3 follows the GGUF specification (ggml docs/gguf.md); see docs/decisions for what we refuse. Opening reads
- * and checks the header only; tensor bytes are mapped one by one, so a stage touches no other layer's bytes.
- * Everything in the header is treated as hostile: counts, lengths, offsets and sums are checked before use, and the
- * first problem found is one SL_EINPUT naming the file, the place (byte offset, key or tensor) and the remedy.
- * Handles are not thread safe; mapped bytes are read-only and may be read from any thread. */
+ * GGUF v3 follows the GGUF specification (ggml docs/gguf.md); see docs/decisions for what we
+ * refuse. Opening reads and checks the header only; tensor bytes are mapped one by one, so a stage
+ * touches no other layer's bytes. Everything in the header is treated as hostile: counts, lengths,
+ * offsets and sums are checked before use, and the first problem found is one SL_EINPUT naming the
+ * file, the place (byte offset, key or tensor) and the remedy. Handles are not thread safe; mapped
+ * bytes are read-only and may be read from any thread. */
 #ifndef SL_MODEL_WEIGHTS_H
 #define SL_MODEL_WEIGHTS_H
 
@@ -19,25 +20,26 @@ extern "C" {
 #endif
 
 /* Limits on what a header may ask of us; a larger one is SL_EINPUT. */
-#define SL_GGUF_HEADER_MAX (256u << 20) /* bytes of one part before its tensor data (vocabularies take 20 MiB) */
-#define SL_GGUF_KEYS_MAX (1u << 16)     /* metadata entries of one part */
-#define SL_GGUF_KEY_LEN_MAX 255         /* bytes of a metadata key */
-#define SL_GGUF_TENSORS_MAX (1u << 20)  /* tensors of one part */
-#define SL_GGUF_ALIGN_MAX (2u << 20)    /* bytes: general.alignment, a power of two */
-#define SL_GGUF_ALIGN_DEFAULT 32        /* bytes */
-#define SL_GGUF_PARTS_MAX 512           /* files of a split model */
+#define SL_GGUF_HEADER_MAX                                                                         \
+    (256u << 20) /* bytes of one part before its tensor data (vocabularies take 20 MiB) */
+#define SL_GGUF_KEYS_MAX (1u << 16)    /* metadata entries of one part */
+#define SL_GGUF_KEY_LEN_MAX 255        /* bytes of a metadata key */
+#define SL_GGUF_TENSORS_MAX (1u << 20) /* tensors of one part */
+#define SL_GGUF_ALIGN_MAX (2u << 20)   /* bytes: general.alignment, a power of two */
+#define SL_GGUF_ALIGN_DEFAULT 32       /* bytes */
+#define SL_GGUF_PARTS_MAX 512          /* files of a split model */
 
 #define SL_TENSOR_DIMS_MAX 4
 #define SL_TENSOR_NAME_MAX 128 /* bytes with NUL; GGUF allows 64 */
 
 struct sl_tensor {
-    const char *name;                /* owned by the handle */
-    enum sl_dtype type;              /* meaningful only when `known` */
-    int known;                       /* 0: a ggml type that we cannot run (ggml_type says which) */
+    const char *name;   /* owned by the handle */
+    enum sl_dtype type; /* meaningful only when `known` */
+    int known;          /* 0: a ggml type that we cannot run (ggml_type says which) */
     uint32_t ggml_type;
-    int n_dims;                      /* 1..4 */
-    int64_t ne[SL_TENSOR_DIMS_MAX];  /* ne[0] is the fastest (row length K); unused are 1 */
-    uint64_t offset, bytes;          /* absolute place in the file */
+    int n_dims;                     /* 1..4 */
+    int64_t ne[SL_TENSOR_DIMS_MAX]; /* ne[0] is the fastest (row length K); unused are 1 */
+    uint64_t offset, bytes;         /* absolute place in the file */
 };
 
 enum sl_meta_type { SL_META_INT, SL_META_FLOAT, SL_META_BOOL, SL_META_STRING, SL_META_ARRAY };
@@ -55,9 +57,9 @@ struct sl_meta {
 
 struct sl_weights; /* opaque: an open model file (or the parts of a split one) */
 
-/* Opens a .gguf file (a split file by its first part). `path` is kept by copy. SL_ENOTFOUND, SL_EINPUT (damaged,
- * hostile or over a limit), SL_EUNSUPPORTED (big-endian, version 1, nested arrays, format ids we do not know), SL_EIO or
- * SL_ENOMEM; *out is written on success only. */
+/* Opens a .gguf file (a split file by its first part). `path` is kept by copy. SL_ENOTFOUND,
+ * SL_EINPUT (damaged, hostile or over a limit), SL_EUNSUPPORTED (big-endian, version 1, nested
+ * arrays, format ids we do not know), SL_EIO or SL_ENOMEM; *out is written on success only. */
 int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *err);
 /* The same from memory (fuzzing, tests); `data` must outlive the handle. */
 int sl_weights_open_memory(const char *name, const void *data, size_t n, struct sl_weights **out,
@@ -69,10 +71,11 @@ size_t sl_weights_count(const struct sl_weights *w);
 const struct sl_tensor *sl_weights_at(const struct sl_weights *w, size_t i); /* in file order */
 const struct sl_tensor *sl_weights_find(const struct sl_weights *w, const char *name);
 
-/* The tensor's bytes, mapped read-only on first use (MAP_PRIVATE, only the pages it covers). NULL and err on failure
- * (SL_EINPUT when the file has been truncated since it was opened). */
+/* The tensor's bytes, mapped read-only on first use (MAP_PRIVATE, only the pages it covers). NULL
+ * and err on failure (SL_EINPUT when the file has been truncated since it was opened). */
 const void *sl_weights_map(struct sl_weights *w, const struct sl_tensor *t, struct sl_err *err);
-/* Gives the pages of one mapped tensor back to the kernel once it was repacked; the pointer becomes invalid. */
+/* Gives the pages of one mapped tensor back to the kernel once it was repacked; the pointer becomes
+ * invalid. */
 void sl_weights_unmap(struct sl_weights *w, const struct sl_tensor *t);
 
 /* Metadata. sl_weights_meta returns NULL when the key is absent. */
@@ -81,12 +84,14 @@ size_t sl_weights_meta_count(const struct sl_weights *w);
 const struct sl_meta *sl_weights_meta_nth(const struct sl_weights *w, size_t i, const char **key);
 /* Element i < m->len of an array as a scalar value. */
 struct sl_meta sl_meta_at(const struct sl_meta *m, size_t i);
-/* Typed access with a default for an absent key; a key of the wrong type or out of range is SL_EINPUT. */
-int sl_weights_int(const struct sl_weights *w, const char *key, int64_t def, int64_t min, int64_t max,
-                   int64_t *out, struct sl_err *err);
+/* Typed access with a default for an absent key; a key of the wrong type or out of range is
+ * SL_EINPUT. */
+int sl_weights_int(const struct sl_weights *w, const char *key, int64_t def, int64_t min,
+                   int64_t max, int64_t *out, struct sl_err *err);
 int sl_weights_float(const struct sl_weights *w, const char *key, double def, double *out,
                      struct sl_err *err);
-int sl_weights_bool(const struct sl_weights *w, const char *key, int def, int *out, struct sl_err *err);
+int sl_weights_bool(const struct sl_weights *w, const char *key, int def, int *out,
+                    struct sl_err *err);
 
 #ifdef __cplusplus
 }

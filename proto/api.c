@@ -19,7 +19,7 @@ static char *text(const char *s)
     return (char *)(s ? s : ""); /* protobuf-c only reads it */
 }
 
-/* ---- plain struct -> protobuf struct ---- */
+/* ---- plain struct -> protobuf struct --------------------------------------------------------- */
 
 /* An array of n pointers to n items behind it; NULL when memory is out. */
 static void *pointers(struct sl_arena *a, size_t n, size_t size)
@@ -207,7 +207,7 @@ int sl_api_msg_pack(const struct sl_api_msg *m, struct sl_buf *out)
     return rc;
 }
 
-/* ---- protobuf struct -> plain struct ---- */
+/* ---- protobuf struct -> plain struct --------------------------------------------------------- */
 
 static int sampling_in(const pb_sampling *p, struct sl_api_generate *g)
 {

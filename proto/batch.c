@@ -133,7 +133,7 @@ int sl_batch_pack(const struct sl_batch *b, struct sl_buf *out)
     return 0;
 }
 
-/* ---- unpacking ---- */
+/* ---- unpacking ------------------------------------------------------------------------------- */
 
 /* A place for one more sl_sampling. The pointers in seqs are set at the end, for this may move
  * them. */

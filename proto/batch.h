@@ -1,9 +1,10 @@
 /* batch.h - a micro-batch as it travels down the pipeline: descriptor in, results out.
  *
- * Plain structs for the two ends and a little-endian byte form for the wire (docs/wire.md). The descriptor carries
- * deltas: a sequence is registered once with its sampling parameters, later micro-batches name it by its slot number
- * and bring new tokens and new KV blocks only. Every stage applies every descriptor, in order, so all of them hold
- * the same block tables. Unpacking treats bytes as hostile: every count is checked against a limit and the length. */
+ * Plain structs for the two ends and a little-endian byte form for the wire (docs/wire.md). The
+ * descriptor carries deltas: a sequence is registered once with its sampling parameters, later
+ * micro-batches name it by its slot number and bring new tokens and new KV blocks only. Every stage
+ * applies every descriptor, in order, so all of them hold the same block tables. Unpacking treats
+ * bytes as hostile: every count is checked against a limit and the length. */
 #ifndef SL_PROTO_BATCH_H
 #define SL_PROTO_BATCH_H
 
@@ -32,14 +33,15 @@ struct sl_logit_bias {
 
 /* How a sequence's tokens are drawn. Defaults: sl_sampling_default. */
 struct sl_sampling {
-    float temperature; /* 0 = greedy */
-    int32_t top_k;     /* 0 = all */
-    float top_p;       /* 1 = all */
-    float min_p;       /* 0 = off */
+    float temperature;        /* 0 = greedy */
+    int32_t top_k;            /* 0 = all */
+    float top_p;              /* 1 = all */
+    float min_p;              /* 0 = off */
     float repetition_penalty; /* 1 = off; over prompt and answer */
-    float presence_penalty, frequency_penalty; /* 0 = off; over the answer only, as OpenAI defines them */
+    float presence_penalty,
+        frequency_penalty; /* 0 = off; over the answer only, as OpenAI defines them */
     uint64_t seed;
-    int32_t n_top;     /* alternatives to report, 0..SL_TOP_LOGPROBS_MAX */
+    int32_t n_top; /* alternatives to report, 0..SL_TOP_LOGPROBS_MAX */
     int32_t n_bias;
     struct sl_logit_bias bias[SL_LOGIT_BIAS_MAX];
 };
@@ -54,14 +56,14 @@ enum sl_seq_flags {
 
 /* One sequence's share of a micro-batch. Its rows follow those of the sequence before it. */
 struct sl_batch_seq {
-    uint32_t seq;        /* slot number, < SL_SEQS_MAX */
-    uint32_t flags;      /* enum sl_seq_flags */
-    int32_t pos;         /* position of the first token */
-    int32_t n_tokens;    /* >= 1 */
-    int32_t n_blocks;    /* new blocks appended to its table */
+    uint32_t seq;          /* slot number, < SL_SEQS_MAX */
+    uint32_t flags;        /* enum sl_seq_flags */
+    int32_t pos;           /* position of the first token */
+    int32_t n_tokens;      /* >= 1 */
+    int32_t n_blocks;      /* new blocks appended to its table */
     const int32_t *tokens; /* [n_tokens] */
     const int32_t *blocks; /* [n_blocks] */
-    int32_t prompt_len;  /* with REGISTER: positions below it are prompt, not answer */
+    int32_t prompt_len;    /* with REGISTER: positions below it are prompt, not answer */
     const struct sl_sampling *sampling; /* with REGISTER */
 };
 
@@ -78,7 +80,7 @@ struct sl_top {
 };
 struct sl_sampled {
     uint32_t seq;
-    int32_t pos;     /* position the token will stand at */
+    int32_t pos; /* position the token will stand at */
     int32_t token;
     float logprob;
     int32_t n_top;
@@ -86,10 +88,10 @@ struct sl_sampled {
 };
 struct sl_scored { /* one sequence's SCORE or LOGITS rows */
     uint32_t seq;
-    int32_t pos;             /* of the first row */
-    int32_t n;               /* rows */
-    const float *logprobs;   /* SCORE: [n], else NULL */
-    const float *logits;     /* LOGITS: [n][n_vocab], else NULL */
+    int32_t pos;           /* of the first row */
+    int32_t n;             /* rows */
+    const float *logprobs; /* SCORE: [n], else NULL */
+    const float *logits;   /* LOGITS: [n][n_vocab], else NULL */
     int32_t n_vocab;
 };
 struct sl_results {
@@ -98,20 +100,23 @@ struct sl_results {
     struct sl_scored *scored;
 };
 
-/* Appends the byte form. 0, SL_ELIMIT (a count or value that unpacking would refuse, or out->max) or SL_ENOMEM; after an
- * error `out` is as before. A batch has at least one sequence; results may be empty. */
+/* Appends the byte form. 0, SL_ELIMIT (a count or value that unpacking would refuse, or out->max)
+ * or SL_ENOMEM; after an error `out` is as before. A batch has at least one sequence; results may
+ * be empty. */
 int sl_batch_pack(const struct sl_batch *b, struct sl_buf *out);
 int sl_results_pack(const struct sl_results *r, struct sl_buf *out);
 
-/* Decoded forms own their arrays; tokens, blocks and logits point into `data`, which must be 4-byte aligned and outlive
- * them. Anything malformed is SL_EPROTO; memory SL_ENOMEM. Start from zeroed storage; after an error the decoded form is
- * empty. Only full storage grows, so the steady state allocates nothing. */
+/* Decoded forms own their arrays; tokens, blocks and logits point into `data`, which must be 4-byte
+ * aligned and outlive them. Anything malformed is SL_EPROTO; memory SL_ENOMEM. Start from zeroed
+ * storage; after an error the decoded form is empty. Only full storage grows, so the steady state
+ * allocates nothing. */
 struct sl_batch_in {
     struct sl_batch batch;
     struct sl_sampling *sampling; /* private storage */
     size_t cap_seqs, cap_sampling;
 };
-int sl_batch_unpack(const void *data, size_t n, struct sl_batch_in *out, struct sl_err *err); /* reuses storage */
+int sl_batch_unpack(const void *data, size_t n, struct sl_batch_in *out,
+                    struct sl_err *err); /* reuses storage */
 void sl_batch_in_close(struct sl_batch_in *b);
 struct sl_results_in {
     struct sl_results results;

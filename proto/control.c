@@ -18,7 +18,7 @@
 
 typedef Sluice__Ctl__Message pb_message;
 
-/* ---- plain struct -> protobuf struct ---- */
+/* ---- plain struct -> protobuf struct --------------------------------------------------------- */
 
 static char *text(const char *s)
 {
@@ -208,7 +208,7 @@ static int ping_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     return 0;
 }
 
-/* ---- protobuf struct -> plain struct; strings and bytes stay where protobuf-c put them ---- */
+/* ---- protobuf struct -> plain struct; strings and bytes stay where protobuf-c put them ------- */
 
 static int hello_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
 {
@@ -353,7 +353,7 @@ static int nothing_in(const pb_message *from, struct sl_ctl *m, struct sl_arena 
     return 0;
 }
 
-/* ---- one row per kind ---- */
+/* ---- one row per kind ------------------------------------------------------------------------ */
 
 static const struct kind {
     enum sl_ctl_kind kind;
@@ -380,7 +380,7 @@ static const struct kind {
     {SL_CTL_PING, SLUICE__CTL__MESSAGE__BODY_PING, sizeof(Sluice__Ctl__Ping), ping_out, nothing_in},
 };
 
-/* ---- framing ---- */
+/* ---- framing --------------------------------------------------------------------------------- */
 
 static int append(const pb_message *message, struct sl_buf *out)
 {

@@ -96,7 +96,7 @@ int sl_results_pack(const struct sl_results *r, struct sl_buf *out)
     return 0;
 }
 
-/* ---- unpacking ---- */
+/* ---- unpacking ------------------------------------------------------------------------------- */
 
 static const char *read_sampled(struct reader *r, struct sl_sampled *s)
 {

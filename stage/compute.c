@@ -1,4 +1,5 @@
-/* compute.c - see compute.h. One mutex guards both queues; it is never held while the model computes. */
+/* compute.c - see compute.h. One mutex guards both queues; it is never held while the model
+ * computes. */
 #include "stage/compute.h"
 
 #include <pthread.h>
@@ -123,7 +124,8 @@ static void record(struct sl_compute *c, const struct sl_ctl_step *st)
 
 static void do_step(struct sl_compute *c, struct sl_frame *f)
 {
-    if (!c->stage || f->head.epoch != c->epoch) { /* stale: the coordinator has given this work up */
+    if (!c->stage ||
+        f->head.epoch != c->epoch) { /* stale: the coordinator has given this work up */
         sl_frame_free(f);
         return;
     }
@@ -173,8 +175,8 @@ static void *compute_main(void *arg)
     }
 }
 
-int sl_compute_start(struct sl_backend *b, void (*wake)(void *arg), void *arg, struct sl_compute **out,
-                     struct sl_err *err)
+int sl_compute_start(struct sl_backend *b, void (*wake)(void *arg), void *arg,
+                     struct sl_compute **out, struct sl_err *err)
 {
     struct sl_compute *c = calloc(1, sizeof *c);
     if (!c) return sl_err_set(err, SL_ENOMEM, "no memory for the compute thread");
@@ -220,7 +222,8 @@ void sl_compute_stop(struct sl_compute *c)
 static int put_job(struct sl_compute *c, struct job j)
 {
     pthread_mutex_lock(&c->lock);
-    int full = c->jobs_len == JOBS_MAX || (j.kind == JOB_STEP && c->stats.queued == SL_STAGE_QUEUE_MAX);
+    int full =
+        c->jobs_len == JOBS_MAX || (j.kind == JOB_STEP && c->stats.queued == SL_STAGE_QUEUE_MAX);
     if (!full) {
         c->jobs[(c->jobs_at + c->jobs_len++) % JOBS_MAX] = j;
         if (j.kind == JOB_STEP) c->stats.queued++;

@@ -1,7 +1,9 @@
-/* compute.h - the compute thread of a stage: it owns the backend and the weights and runs steps in the order given.
+/* compute.h - the compute thread of a stage: it owns the backend and the weights and runs steps in
+ * the order given.
  *
- * The loop thread puts work in and takes outcomes out; `wake` is called from the compute thread whenever there is something to
- * take (the loop points it at uv_async_send). Both queues are bounded. */
+ * The loop thread puts work in and takes outcomes out; `wake` is called from the compute thread
+ * whenever there is something to take (the loop points it at uv_async_send). Both queues are
+ * bounded. */
 #ifndef SL_STAGE_COMPUTE_H
 #define SL_STAGE_COMPUTE_H
 
@@ -17,8 +19,8 @@ struct sl_compute;
 enum sl_outcome_kind {
     SL_OUTCOME_PROGRESS, /* bytes of weights loaded so far */
     SL_OUTCOME_LOADED,
-    SL_OUTCOME_FRAME,    /* a step is done: send it on; the taker owns it */
-    SL_OUTCOME_FAILED    /* load or step failed: the stage is of no more use */
+    SL_OUTCOME_FRAME, /* a step is done: send it on; the taker owns it */
+    SL_OUTCOME_FAILED /* load or step failed: the stage is of no more use */
 };
 
 struct sl_outcome {
@@ -37,14 +39,15 @@ struct sl_compute_stats {
 };
 
 /* Takes the backend over: it is destroyed with the thread. */
-int sl_compute_start(struct sl_backend *b, void (*wake)(void *arg), void *arg, struct sl_compute **out,
-                     struct sl_err *err);
+int sl_compute_start(struct sl_backend *b, void (*wake)(void *arg), void *arg,
+                     struct sl_compute **out, struct sl_err *err);
 /* Waits for the step under way, gives a load under way up; queued work is dropped. */
 void sl_compute_stop(struct sl_compute *c);
 
 /* Loads (again: a loaded stage is dropped first). Strings are copied. 0, SL_EBUSY or SL_ENOMEM. */
 int sl_compute_load(struct sl_compute *c, const struct sl_stage_params *p);
-/* Takes the frame in every case. 0, or SL_EBUSY when SL_STAGE_QUEUE_MAX micro-batches wait already. */
+/* Takes the frame in every case. 0, or SL_EBUSY when SL_STAGE_QUEUE_MAX micro-batches wait already.
+ */
 int sl_compute_step(struct sl_compute *c, struct sl_frame *f);
 /* From here on only frames of `epoch` are run, and all sequences are forgotten. */
 int sl_compute_reset(struct sl_compute *c, uint32_t epoch);
@@ -52,7 +55,8 @@ int sl_compute_reset(struct sl_compute *c, uint32_t epoch);
 /* One outcome, if there is one: 1, else 0. */
 int sl_compute_take(struct sl_compute *c, struct sl_outcome *out);
 void sl_compute_get_stats(struct sl_compute *c, struct sl_compute_stats *out);
-/* Moves the step records made since the last call to out, oldest first, at most max; returns the count. */
+/* Moves the step records made since the last call to out, oldest first, at most max; returns the
+ * count. */
 int sl_compute_take_steps(struct sl_compute *c, struct sl_ctl_step *out, int max);
 
 #ifdef __cplusplus

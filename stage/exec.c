@@ -1,8 +1,10 @@
-/* exec.c - walks the recipe of a llama-like decoder: what a stage does with a micro-batch, top to bottom.
+/* exec.c - walks the recipe of a llama-like decoder: what a stage does with a micro-batch, top to
+ * bottom.
  *
  *   x += O(attention(rope(QKV(norm(x)))))      x += down(silu(gate(norm(x))) * up(norm(x)))
  *
- * (Touvron et al. 2023.) x is the residual stream, [n_rows][n_embd], computed in place in the frame that carried it here. */
+ * (Touvron et al. 2023.) x is the residual stream, [n_rows][n_embd], computed in place in the frame
+ * that carried it here. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,10 +24,11 @@ static void attention(struct sl_stage *s, struct sl_layer *y, const struct sl_ba
         {&y->v, y->v_bias, s->v, 0},
     };
     op->matmul(s->b, s->norm, n, qkv, 3);
-    op->rope(s->b, s->q, c->n_heads, s->k, c->n_kv_heads, c->head_dim, c->rope_dims, c->rope == SL_ROPE_NEOX,
-             s->inv_freq, s->pos, n);
+    op->rope(s->b, s->q, c->n_heads, s->k, c->n_kv_heads, c->head_dim, c->rope_dims,
+             c->rope == SL_ROPE_NEOX, s->inv_freq, s->pos, n);
     op->kv_write(s->b, &y->kv, s->views, b->n_seqs, s->k, s->v);
-    op->attention(s->b, &y->kv, s->views, b->n_seqs, s->q, c->n_heads, 1.0f / sqrtf((float)c->head_dim), s->attn);
+    op->attention(s->b, &y->kv, s->views, b->n_seqs, s->q, c->n_heads,
+                  1.0f / sqrtf((float)c->head_dim), s->attn);
     const struct sl_product o = {&y->o, NULL, x, SL_MATMUL_ADD};
     op->matmul(s->b, s->attn, n, &o, 1);
 }
@@ -64,15 +67,18 @@ int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_
 {
     size_t bytes = logits_wanted(s, b) * sizeof(float);
     if (bytes > SL_FRAME_DESC_MAX)
-        return sl_err_set(err, SL_EPROTO, "a micro-batch asks for %zu bytes of logits, over the limit of %u", bytes,
+        return sl_err_set(err, SL_EPROTO,
+                          "a micro-batch asks for %zu bytes of logits, over the limit of %u", bytes,
                           SL_FRAME_DESC_MAX);
     for (int i = 0; i < b->n_seqs; i++)
         if ((b->seqs[i].flags & SL_SEQ_SCORE) && (b->seqs[i].flags & SL_SEQ_LOGITS))
-            return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits", b->seqs[i].seq);
+            return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits",
+                              b->seqs[i].seq);
     return 0;
 }
 
-/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row, whose next token is elsewhere. */
+/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row, whose
+ * next token is elsewhere. */
 static void wanted_rows(const struct sl_batch_seq *in, int *from, int *to)
 {
     *to = in->n_tokens;
@@ -91,11 +97,12 @@ struct pick {
     int seq, row; /* index into the batch's sequences; row within its share */
 };
 
-static void use_logits(struct sl_stage *s, const struct sl_batch *b, struct pick p, const float *logits, float *scores,
-                       float *all_logits)
+static void use_logits(struct sl_stage *s, const struct sl_batch *b, struct pick p,
+                       const float *logits, float *scores, float *all_logits)
 {
     const struct sl_batch_seq *in = &b->seqs[p.seq];
-    if (in->flags & SL_SEQ_LOGITS) memcpy(all_logits, logits, (size_t)s->c.n_vocab * sizeof *logits);
+    if (in->flags & SL_SEQ_LOGITS)
+        memcpy(all_logits, logits, (size_t)s->c.n_vocab * sizeof *logits);
     if ((in->flags & SL_SEQ_SCORE) && p.row + 1 < in->n_tokens)
         scores[p.row] = (float)sl_logprob(logits, s->c.n_vocab, in->tokens[p.row + 1]);
     if ((in->flags & SL_SEQ_SAMPLE) && p.row == in->n_tokens - 1) {
@@ -108,17 +115,19 @@ static void use_logits(struct sl_stage *s, const struct sl_batch *b, struct pick
 }
 
 /* Runs up to SL_LOGIT_ROWS picked rows through the last norm and the output matrix. */
-static void flush(struct sl_stage *s, const struct sl_batch *b, const struct pick *picks, int n, float *const *scores,
-                  float *const *all_logits)
+static void flush(struct sl_stage *s, const struct sl_batch *b, const struct pick *picks, int n,
+                  float *const *scores, float *const *all_logits)
 {
     const struct sl_product head = {&s->head, NULL, s->logits, 0};
     s->ops->rmsnorm(s->b, s->picked, s->out_norm, s->c.rms_eps, n, s->c.n_embd, s->picked);
     s->ops->matmul(s->b, s->picked, n, &head, 1);
     for (int i = 0; i < n; i++)
-        use_logits(s, b, picks[i], s->logits + (size_t)i * (size_t)s->c.n_vocab, scores[i], all_logits[i]);
+        use_logits(s, b, picks[i], s->logits + (size_t)i * (size_t)s->c.n_vocab, scores[i],
+                   all_logits[i]);
 }
 
-/* Places for what SCORE and LOGITS rows report: scores in s->scores, logits in the caller's array (NULL: none wanted). */
+/* Places for what SCORE and LOGITS rows report: scores in s->scores, logits in the caller's array
+ * (NULL: none wanted). */
 static void lay_out_scored(struct sl_stage *s, const struct sl_batch *b, float *logits)
 {
     float *score = s->scores;
@@ -127,7 +136,8 @@ static void lay_out_scored(struct sl_stage *s, const struct sl_batch *b, float *
         if (!(in->flags & (SL_SEQ_SCORE | SL_SEQ_LOGITS))) continue;
         struct sl_scored *o = &s->results.scored[s->results.n_scored++];
         int whole = (in->flags & SL_SEQ_LOGITS) != 0;
-        *o = (struct sl_scored){.seq = in->seq, .pos = in->pos, .n = whole ? in->n_tokens : in->n_tokens - 1};
+        *o = (struct sl_scored){
+            .seq = in->seq, .pos = in->pos, .n = whole ? in->n_tokens : in->n_tokens - 1};
         if (whole) {
             o->logits = logits;
             o->n_vocab = s->c.n_vocab;
@@ -146,15 +156,19 @@ static void run_head(struct sl_stage *s, const struct sl_batch *b, const float *
     int n = 0, scored = 0;
     for (int i = 0; i < b->n_seqs; i++) {
         const struct sl_batch_seq *in = &b->seqs[i];
-        const struct sl_scored *o = in->flags & (SL_SEQ_SCORE | SL_SEQ_LOGITS) ? &s->results.scored[scored++] : NULL;
+        const struct sl_scored *o =
+            in->flags & (SL_SEQ_SCORE | SL_SEQ_LOGITS) ? &s->results.scored[scored++] : NULL;
         int from, to;
         wanted_rows(in, &from, &to);
         for (int r = from; r < to; r++) {
-            memcpy(s->picked + (size_t)n * (size_t)s->c.n_embd, x + (size_t)(s->views[i].row + r) * (size_t)s->c.n_embd,
+            memcpy(s->picked + (size_t)n * (size_t)s->c.n_embd,
+                   x + (size_t)(s->views[i].row + r) * (size_t)s->c.n_embd,
                    (size_t)s->c.n_embd * sizeof *x);
             picks[n] = (struct pick){i, r};
             scores[n] = o && o->logprobs ? (float *)(uintptr_t)o->logprobs : NULL;
-            rows[n] = o && o->logits ? (float *)(uintptr_t)o->logits + (size_t)r * (size_t)s->c.n_vocab : NULL;
+            rows[n] = o && o->logits
+                          ? (float *)(uintptr_t)o->logits + (size_t)r * (size_t)s->c.n_vocab
+                          : NULL;
             if (++n == SL_LOGIT_ROWS) {
                 flush(s, b, picks, n, scores, rows);
                 n = 0;
@@ -168,8 +182,10 @@ int sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x, s
 {
     s->results.n_sampled = s->results.n_scored = 0;
     size_t n = logits_wanted(s, b);
-    float *logits = n ? malloc(n * sizeof *logits) : NULL; /* only the `logits` command pays for this */
-    if (n && !logits) return sl_err_set(err, SL_ENOMEM, "no memory for the logits of %d rows", b->n_rows);
+    float *logits =
+        n ? malloc(n * sizeof *logits) : NULL; /* only the `logits` command pays for this */
+    if (n && !logits)
+        return sl_err_set(err, SL_ENOMEM, "no memory for the logits of %d rows", b->n_rows);
     lay_out_scored(s, b, logits);
     run_head(s, b, x);
     sl_buf_clear(&s->packed);

@@ -15,18 +15,18 @@
 /* The weights of one layer. */
 struct sl_layer {
     struct sl_weight q, k, v, o, gate, up, down;
-    const float *attn_norm, *ffn_norm;           /* [n_embd] */
-    const float *q_bias, *k_bias, *v_bias;       /* or NULL */
+    const float *attn_norm, *ffn_norm;     /* [n_embd] */
+    const float *q_bias, *k_bias, *v_bias; /* or NULL */
     struct sl_kv_view kv;
 };
 
 /* One registered sequence. */
 struct sl_stage_seq {
     int used;
-    int pos;          /* positions [0, pos) are in the cache */
+    int pos; /* positions [0, pos) are in the cache */
     int prompt_len;
-    uint64_t batch;   /* number of the last micro-batch it had a share in */
-    int32_t *blocks;  /* block table; owned */
+    uint64_t batch;  /* number of the last micro-batch it had a share in */
+    int32_t *blocks; /* block table; owned */
     int n_blocks, cap_blocks;
     struct sl_sampling sampling; /* last stage only */
     struct sl_history *history;  /* last stage, when penalties are on; NULL otherwise */
@@ -43,23 +43,23 @@ struct sl_stage {
     struct sl_layer *layers;    /* [layer_to - layer_from] */
     struct sl_weight embed, head;
     const float *out_norm, *inv_freq;
-    void *kv;                   /* all layers' K and V */
+    void *kv; /* all layers' K and V */
     size_t kv_mapped;
     enum sl_dtype kv_type;
 
-    struct sl_stage_seq *seqs;  /* [max_seqs] */
-    uint64_t n_batches;         /* micro-batches applied so far */
+    struct sl_stage_seq *seqs; /* [max_seqs] */
+    uint64_t n_batches;        /* micro-batches applied so far */
 
     /* one micro-batch */
     struct sl_batch_in in;
-    struct sl_seq_view *views;  /* [SL_BATCH_SEQS_MAX] */
-    int32_t *pos;               /* [max_rows] */
+    struct sl_seq_view *views;                                    /* [SL_BATCH_SEQS_MAX] */
+    int32_t *pos;                                                 /* [max_rows] */
     float *norm, *q, *k, *v, *attn, *gate, *up, *logits, *picked; /* workspace, 64-byte aligned */
     void *workspace;
     size_t workspace_mapped;
     struct sl_sampler *sampler;
-    struct sl_results results;  /* storage for the last stage's answer */
-    float *scores;              /* [max_rows] */
+    struct sl_results results; /* storage for the last stage's answer */
+    float *scores;             /* [max_rows] */
     struct sl_buf packed;
 };
 
@@ -87,7 +87,8 @@ void sl_stage_unreserve(struct sl_stage *s);
 int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 void sl_stage_forget(struct sl_stage_seq *q);
 
-/* exec.c: the layers over x [n_rows][n_embd], in place; then, on the last stage, the results of the micro-batch. */
+/* exec.c: the layers over x [n_rows][n_embd], in place; then, on the last stage, the results of the
+ * micro-batch. */
 /* Is what the shares ask for something that can be answered? SL_EPROTO. */
 int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);

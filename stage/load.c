@@ -1,7 +1,7 @@
 /* load.c - reads the weights of one stage from the model file.
  *
- * Only tensors of the stage's own layers are mapped; a tensor that the backend repacked is unmapped at once, so loading
- * needs little more memory than the result. */
+ * Only tensors of the stage's own layers are mapped; a tensor that the backend repacked is unmapped
+ * at once, so loading needs little more memory than the result. */
 #include <math.h>
 
 #include "base/sl_assert.h"
@@ -27,7 +27,8 @@ static int advance(struct loader *l, const struct sl_tensor *t)
     return 0;
 }
 
-static int load_matrix(struct loader *l, enum sl_role role, int layer, enum sl_use use, struct sl_weight *w)
+static int load_matrix(struct loader *l, enum sl_role role, int layer, enum sl_use use,
+                       struct sl_weight *w)
 {
     const struct sl_tensor *t;
     int r = find(l, role, layer, &t);
@@ -67,15 +68,17 @@ static int load_layer(struct loader *l, int layer, struct sl_layer *y)
         enum sl_role role;
         struct sl_weight *w;
     } matrices[] = {
-        {SL_ROLE_Q, &y->q},       {SL_ROLE_K, &y->k},   {SL_ROLE_V, &y->v},       {SL_ROLE_O, &y->o},
-        {SL_ROLE_GATE, &y->gate}, {SL_ROLE_UP, &y->up}, {SL_ROLE_DOWN, &y->down},
+        {SL_ROLE_Q, &y->q},       {SL_ROLE_K, &y->k},       {SL_ROLE_V, &y->v},
+        {SL_ROLE_O, &y->o},       {SL_ROLE_GATE, &y->gate}, {SL_ROLE_UP, &y->up},
+        {SL_ROLE_DOWN, &y->down},
     };
     const struct {
         enum sl_role role;
         const float **v;
     } vectors[] = {
-        {SL_ROLE_ATTN_NORM, &y->attn_norm}, {SL_ROLE_FFN_NORM, &y->ffn_norm}, {SL_ROLE_Q_BIAS, &y->q_bias},
-        {SL_ROLE_K_BIAS, &y->k_bias},       {SL_ROLE_V_BIAS, &y->v_bias},
+        {SL_ROLE_ATTN_NORM, &y->attn_norm}, {SL_ROLE_FFN_NORM, &y->ffn_norm},
+        {SL_ROLE_Q_BIAS, &y->q_bias},       {SL_ROLE_K_BIAS, &y->k_bias},
+        {SL_ROLE_V_BIAS, &y->v_bias},
     };
     int r = 0;
     for (size_t i = 0; r == 0 && i < SL_ARRAY_LEN(matrices); i++)
@@ -85,7 +88,8 @@ static int load_layer(struct loader *l, int layer, struct sl_layer *y)
     return r;
 }
 
-/* inv_freq[i] = base^(-2i/dims), divided by the model's own factors and by linear scaling (Su et al. 2021; Llama 3.1). */
+/* inv_freq[i] = base^(-2i/dims), divided by the model's own factors and by linear scaling (Su et
+ * al. 2021; Llama 3.1). */
 static int make_rope(struct loader *l)
 {
     const struct sl_config *c = &l->s->c;
@@ -123,9 +127,12 @@ int sl_stage_load_weights(struct sl_stage *s, struct sl_err *err)
     int n = s->p.layer_to - s->p.layer_from, r = make_rope(&l);
     for (int i = 0; r == 0 && i < n; i++) r = load_layer(&l, s->p.layer_from + i, &s->layers[i]);
     if (r == 0 && sl_stage_is_last(s)) r = load_vector(&l, SL_ROLE_OUT_NORM, 0, &s->out_norm);
-    if (r == 0 && sl_stage_is_last(s)) r = load_matrix(&l, SL_ROLE_OUTPUT, 0, SL_USE_MATMUL, &s->head);
-    /* after the head: a tied model repacks and unmaps the same tensor for it, and embed() keeps the mapping */
-    if (r == 0 && sl_stage_is_first(s)) r = load_matrix(&l, SL_ROLE_EMBED, 0, SL_USE_EMBED, &s->embed);
+    if (r == 0 && sl_stage_is_last(s))
+        r = load_matrix(&l, SL_ROLE_OUTPUT, 0, SL_USE_MATMUL, &s->head);
+    /* after the head: a tied model repacks and unmaps the same tensor for it, and embed() keeps the
+     * mapping */
+    if (r == 0 && sl_stage_is_first(s))
+        r = load_matrix(&l, SL_ROLE_EMBED, 0, SL_USE_EMBED, &s->embed);
     return r;
 }
 

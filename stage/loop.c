@@ -1,10 +1,11 @@
 /* loop.c - see loop.h.
  *
- * Happy path: connect, Hello; Load -> compute thread -> Ready; Wire -> links open, new epoch -> Wired; then frames:
- * hub -> compute queue -> step -> outcome -> hub of the next hop. A Report every SL_CTL_REPORT_MS is the heartbeat.
- * Failures: the coordinator is gone or silent (SL_CTL_DEAD_MS without a message): the stage ends; a load or a step fails: Fail is
- * sent, then the stage ends, for its state can no longer be trusted; a link dies: the frame is lost, the coordinator notices the
- * peer's death itself and wires everybody anew. */
+ * Happy path: connect, Hello; Load -> compute thread -> Ready; Wire -> links open, new epoch ->
+ * Wired; then frames: hub -> compute queue -> step -> outcome -> hub of the next hop. A Report
+ * every SL_CTL_REPORT_MS is the heartbeat. Failures: the coordinator is gone or silent
+ * (SL_CTL_DEAD_MS without a message): the stage ends; a load or a step fails: Fail is sent, then
+ * the stage ends, for its state can no longer be trusted; a link dies: the frame is lost, the
+ * coordinator notices the peer's death itself and wires everybody anew. */
 #include "stage/loop.h"
 
 #include <stdlib.h>
@@ -68,7 +69,7 @@ static int must(struct sl_stage_loop *s, int r, const char *what)
     return 0;
 }
 
-/* ---- control ---------------------------------------------------------------------------------------------------- */
+/* ---- control --------------------------------------------------------------------------------- */
 
 static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *err)
 {
@@ -89,7 +90,8 @@ static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *
                                  .backend = sl_backend_row(s->backend),
                                  .pid = (uint32_t)getpid(),
                                  .threads = (uint32_t)s->n_threads,
-                                 .memory_bytes = s->p.memory_bytes ? s->p.memory_bytes : sl_host_memory_available(),
+                                 .memory_bytes = s->p.memory_bytes ? s->p.memory_bytes
+                                                                   : sl_host_memory_available(),
                                  .bandwidth = bandwidth,
                                  .n_ports = (size_t)n,
                                  .ports = ports}};
@@ -112,8 +114,8 @@ static void on_load(struct sl_stage_loop *s, const struct sl_ctl_load *l)
                                 .memory_bytes = l->memory_bytes};
     s->n_stages = p.n_stages;
     s->stage = p.stage;
-    sl_log(SL_LOG_INFO, "stage", "loading layers %d-%d of %s as stage %d of %d", p.layer_from, p.layer_to - 1, p.model,
-           p.stage, p.n_stages);
+    sl_log(SL_LOG_INFO, "stage", "loading layers %d-%d of %s as stage %d of %d", p.layer_from,
+           p.layer_to - 1, p.model, p.stage, p.n_stages);
     must(s, sl_compute_load(s->compute, &p), "load its layers");
 }
 
@@ -192,31 +194,36 @@ static void on_beat(uv_timer_t *t)
     struct sl_stage_loop *s = t->data;
     if (s->ended) return;
     uint64_t now = sl_env_now_ns();
-    if (now - s->beat_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000) s->heard_ns = now; /* we slept (suspended, stopped), not they */
+    if (now - s->beat_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000)
+        s->heard_ns = now; /* we slept (suspended, stopped), not they */
     s->beat_ns = now;
     uint64_t silent_ns = now - s->heard_ns;
-    if (silent_ns > (uint64_t)SL_CTL_DEAD_MS * 4 * 1000000) { /* the coordinator is busier than we are: be patient */
+    if (silent_ns > (uint64_t)SL_CTL_DEAD_MS * 4 *
+                        1000000) { /* the coordinator is busier than we are: be patient */
         struct sl_err e;
-        sl_err_set(&e, SL_ETIMEOUT, "the coordinator has been silent for %.1f s", (double)silent_ns / 1e9);
+        sl_err_set(&e, SL_ETIMEOUT, "the coordinator has been silent for %.1f s",
+                   (double)silent_ns / 1e9);
         end(s, &e);
         return;
     }
     send_report(s);
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------------------ */
 
 static void on_frame(void *arg, struct sl_frame *f)
 {
     struct sl_stage_loop *s = arg;
     f->recv_ns = sl_env_now_ns();
-    if (f->head.epoch != s->epoch || s->ended) { /* older: given up by the coordinator; newer cannot be: Wire comes first */
+    if (f->head.epoch != s->epoch ||
+        s->ended) { /* older: given up by the coordinator; newer cannot be: Wire comes first */
         sl_frame_free(f);
         return;
     }
     if (sl_compute_step(s->compute, f)) {
         struct sl_err e;
-        sl_err_set(&e, SL_ELIMIT, "more than %d micro-batches wait in this stage", SL_STAGE_QUEUE_MAX);
+        sl_err_set(&e, SL_ELIMIT, "more than %d micro-batches wait in this stage",
+                   SL_STAGE_QUEUE_MAX);
         fail(s, &e);
     }
 }
@@ -224,8 +231,8 @@ static void on_frame(void *arg, struct sl_frame *f)
 static void on_link_down(void *arg, int peer, const struct sl_err *err)
 {
     (void)arg;
-    sl_log(SL_LOG_INFO, "stage", "link to %s %d is down: %s", peer == SL_CTL_COORD ? "coordinator" : "stage", peer,
-           err->msg);
+    sl_log(SL_LOG_INFO, "stage", "link to %s %d is down: %s",
+           peer == SL_CTL_COORD ? "coordinator" : "stage", peer, err->msg);
 }
 
 static void forward(struct sl_stage_loop *s, struct sl_frame *f)
@@ -235,7 +242,9 @@ static void forward(struct sl_stage_loop *s, struct sl_frame *f)
         return;
     }
     f->head.hop++;
-    int to = f->head.kind == SL_FRAME_RESULTS || f->head.hop >= f->head.n_hops ? SL_CTL_COORD : f->head.route[f->head.hop];
+    int to = f->head.kind == SL_FRAME_RESULTS || f->head.hop >= f->head.n_hops
+                 ? SL_CTL_COORD
+                 : f->head.route[f->head.hop];
     int r = sl_hub_send(s->hub, to, f);
     if (r) sl_log(SL_LOG_WARN, "stage", "lost a frame to %d: %s", to, sl_strerror(r));
 }
@@ -245,7 +254,8 @@ static void on_progress(struct sl_stage_loop *s, const struct sl_outcome *o)
     uint64_t now = sl_env_now_ns();
     if (o->done < o->total && now - s->progress_ns < (uint64_t)SL_CTL_REPORT_MS * 1000000) return;
     s->progress_ns = now;
-    struct sl_ctl m = {.kind = SL_CTL_PROGRESS, .progress = {.done_bytes = o->done, .total_bytes = o->total}};
+    struct sl_ctl m = {.kind = SL_CTL_PROGRESS,
+                       .progress = {.done_bytes = o->done, .total_bytes = o->total}};
     sl_ctl_conn_send(s->ctl, &m);
 }
 
@@ -292,7 +302,7 @@ static void wake(void *arg)
     uv_async_send(&s->outcome);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void maybe_done(struct sl_stage_loop *s)
 {
@@ -344,15 +354,20 @@ static int by_number(const void *a, const void *b)
 static int create_backend(struct sl_stage_loop *s, struct sl_err *err)
 {
     int all[SL_HOST_CPUS_MAX], n_all = sl_host_cpus(all, SL_HOST_CPUS_MAX);
-    struct sl_backend_params p = {.kind = s->p.backend ? s->p.backend : "cpu", .cpus = s->p.cpus, .n_threads = s->p.n_cpus};
+    struct sl_backend_params p = {
+        .kind = s->p.backend ? s->p.backend : "cpu", .cpus = s->p.cpus, .n_threads = s->p.n_cpus};
     if (!p.cpus || p.n_threads == 0) {
         p.n_threads = SL_MIN(n_all, STAGE_THREADS_MAX);
         p.cpus = all;
     }
-    for (int i = 0; i < p.n_threads; i++) /* threads elsewhere than the user said would be slow without a word */
+    for (int i = 0; i < p.n_threads;
+         i++) /* threads elsewhere than the user said would be slow without a word */
         if (!bsearch(&p.cpus[i], all, (size_t)n_all, sizeof *all, by_number))
-            return sl_err_set(err, SL_EINPUT, "CPU %d does not exist here or is not allowed to this process, which has %d of "
-                              "them, from %d to %d; name others", p.cpus[i], n_all, all[0], all[n_all - 1]);
+            return sl_err_set(
+                err, SL_EINPUT,
+                "CPU %d does not exist here or is not allowed to this process, which has %d of "
+                "them, from %d to %d; name others",
+                p.cpus[i], n_all, all[0], all[n_all - 1]);
     s->n_threads = p.n_threads;
     return sl_backend_create(&p, &s->backend, err);
 }
@@ -382,7 +397,8 @@ int sl_stage_loop_start(struct uv_loop_s *loop, const struct sl_stage_loop_param
         if (r == 0) s->backend = NULL;
     }
     if (r) {
-        struct sl_ctl m = {.kind = SL_CTL_FAIL, .fail = {.code = r, .message = err ? err->msg : sl_strerror(r)}};
+        struct sl_ctl m = {.kind = SL_CTL_FAIL,
+                           .fail = {.code = r, .message = err ? err->msg : sl_strerror(r)}};
         if (s->ctl) sl_ctl_conn_send(s->ctl, &m);
         sl_stage_loop_stop(s, NULL, NULL);
         return r;

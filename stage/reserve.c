@@ -1,7 +1,9 @@
-/* reserve.c - the memory a stage will ever use, taken before its weights are loaded: KV cache and workspace.
+/* reserve.c - the memory a stage will ever use, taken before its weights are loaded: KV cache and
+ * workspace.
  *
- * Both are one mapping each, with huge pages asked for. Pages are touched only when used, but the sizes are decided here:
- * a limit that does not hold weights, workspace and at least one KV block fails now, not under load. */
+ * Both are one mapping each, with huge pages asked for. Pages are touched only when used, but the
+ * sizes are decided here: a limit that does not hold weights, workspace and at least one KV block
+ * fails now, not under load. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,12 +26,14 @@ static void *map_zeroed(size_t n)
     return p;
 }
 
-/* The activations of the largest micro-batch. Called twice: with base NULL for the size, then to hand out pointers. */
+/* The activations of the largest micro-batch. Called twice: with base NULL for the size, then to
+ * hand out pointers. */
 static size_t lay_out_workspace(struct sl_stage *s, char *base)
 {
     const struct sl_config *c = &s->c;
     size_t rows = (size_t)s->p.max_rows, at = 0;
-    size_t q = (size_t)c->n_heads * (size_t)c->head_dim, kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
+    size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
+           kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
     int last = sl_stage_is_last(s);
     const struct {
         float **to;
@@ -60,7 +64,8 @@ static int kv_type(struct sl_stage *s, struct sl_err *err)
     if (!t || !*t || strcmp(t, "auto") == 0) return 0;
     int d = sl_dtype_from_name(t);
     if (d != SL_F32 && d != SL_F16 && d != SL_BF16)
-        return sl_err_set(err, SL_EINPUT, "kv_format '%s' is not known; use auto, f32, f16 or bf16", t);
+        return sl_err_set(err, SL_EINPUT, "kv_format '%s' is not known; use auto, f32, f16 or bf16",
+                          t);
     s->kv_type = (enum sl_dtype)d;
     return 0;
 }
@@ -82,9 +87,11 @@ int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *e
         if (n == 0) {
             char need[32], have[32];
             return sl_err_set(err, SL_ELIMIT,
-                              "layers %d-%d need %s with one KV block, but the memory limit is %s; give the device fewer "
+                              "layers %d-%d need %s with one KV block, but the memory limit is %s; "
+                              "give the device fewer "
                               "layers or more memory",
-                              s->p.layer_from, s->p.layer_to - 1, sl_format_bytes(fixed + per_block, need),
+                              s->p.layer_from, s->p.layer_to - 1,
+                              sl_format_bytes(fixed + per_block, need),
                               sl_format_bytes(s->p.memory_bytes, have));
         }
     }
@@ -93,7 +100,8 @@ int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *e
     s->workspace = s->kv ? map_zeroed(s->workspace_mapped) : NULL;
     if (!s->workspace) {
         char size[32];
-        return sl_err_set(err, SL_ENOMEM, "no memory for %s of KV cache and workspace; lower context or sequences",
+        return sl_err_set(err, SL_ENOMEM,
+                          "no memory for %s of KV cache and workspace; lower context or sequences",
                           sl_format_bytes(s->kv_mapped + s->workspace_mapped, size));
     }
     lay_out_workspace(s, s->workspace);

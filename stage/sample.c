@@ -11,7 +11,7 @@
 #include "base/env.h"
 #include "base/sl_assert.h"
 
-/* ---- history -------------------------------------------------------------------------------- */
+/* ---- history --------------------------------------------------------------------------------- */
 
 #define HISTORY_FIRST 64 /* slots; a power of two */
 #define HISTORY_SLOTS_MAX (1u << 24)
@@ -99,7 +99,7 @@ int sl_history_add(struct sl_history *h, int32_t token, int generated)
     return 0;
 }
 
-/* ---- passes over the vocabulary ------------------------------------------------------------- */
+/* ---- passes over the vocabulary -------------------------------------------------------------- */
 
 #define LANES 4
 #define BLOCK 1024 /* logits */
@@ -226,7 +226,7 @@ double sl_logprob(const float *logits, int n_vocab, int32_t token)
     return (double)logits[token] - max - log(sum);
 }
 
-/* ---- candidates ----------------------------------------------------------------------------- */
+/* ---- candidates ------------------------------------------------------------------------------ */
 
 struct cand {
     float x; /* logit */
@@ -358,7 +358,7 @@ static int nucleus(const float *x, int n, float max, float by, float top_p, stru
     return cut_top_p(c, have, mass, top_p);
 }
 
-/* ---- the draw ------------------------------------------------------------------------------- */
+/* ---- the draw -------------------------------------------------------------------------------- */
 
 static int has_penalties(const struct sl_sampling *p)
 {

@@ -1,8 +1,9 @@
 /* sample.h - logits to a token: greedy, temperature, top-k, top-p, min-p, penalties.
  *
- * Chance is a hash of (seed, position): the same request replayed, on any split, draws the same token. Order of the
- * steps: repetition penalty, presence and frequency penalties, logit bias, temperature, top-k, top-p, min-p, draw.
- * Log-probabilities reported are of the distribution before temperature and truncation (what OpenAI's logprobs mean). */
+ * Chance is a hash of (seed, position): the same request replayed, on any split, draws the same
+ * token. Order of the steps: repetition penalty, presence and frequency penalties, logit bias,
+ * temperature, top-k, top-p, min-p, draw. Log-probabilities reported are of the distribution before
+ * temperature and truncation (what OpenAI's logprobs mean). */
 #ifndef SL_STAGE_SAMPLE_H
 #define SL_STAGE_SAMPLE_H
 
@@ -23,8 +24,9 @@ struct sl_sampler; /* scratch for one vocabulary size */
 struct sl_sampler *sl_sampler_create(int n_vocab);
 void sl_sampler_destroy(struct sl_sampler *s);
 
-/* Draws the token that will stand at position `pos` from logits [n_vocab] (left unchanged). `h` may be NULL when p has no
- * penalties. Fills token, logprob and the p->n_top best alternatives of *out (out->row and out->seq stay). Ties: the lower id. */
+/* Draws the token that will stand at position `pos` from logits [n_vocab] (left unchanged). `h` may
+ * be NULL when p has no penalties. Fills token, logprob and the p->n_top best alternatives of *out
+ * (out->row and out->seq stay). Ties: the lower id. */
 void sl_sample(struct sl_sampler *s, const float *logits, const struct sl_sampling *p,
                const struct sl_history *h, int32_t pos, struct sl_sampled *out);
 

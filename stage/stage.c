@@ -1,4 +1,5 @@
-/* stage.c - a stage's life and its step. See stage.h; loading is load.c, memory reserve.c, the layers exec.c. */
+/* stage.c - a stage's life and its step. See stage.h; loading is load.c, memory reserve.c, the
+ * layers exec.c. */
 #include "stage/stage.h"
 
 #include <stdlib.h>
@@ -7,17 +8,20 @@
 #include "base/sl_assert.h"
 #include "stage/internal.h"
 
-static int check_params(const struct sl_stage_params *p, const struct sl_config *c, struct sl_err *err)
+static int check_params(const struct sl_stage_params *p, const struct sl_config *c,
+                        struct sl_err *err)
 {
     if (p->layer_from < 0 || p->layer_to > c->n_layers || p->layer_from >= p->layer_to)
-        return sl_err_set(err, SL_EINPUT, "layers %d to %d do not exist: the model has %d", p->layer_from, p->layer_to - 1,
-                          c->n_layers);
+        return sl_err_set(err, SL_EINPUT, "layers %d to %d do not exist: the model has %d",
+                          p->layer_from, p->layer_to - 1, c->n_layers);
     if (p->n_stages < 1 || p->stage < 0 || p->stage >= p->n_stages)
         return sl_err_set(err, SL_EINPUT, "stage %d of %d does not exist", p->stage, p->n_stages);
-    if (p->block_tokens < 1 || p->n_blocks < 1 || p->max_seqs < 1 || p->max_seqs > SL_SEQS_MAX || p->max_rows < 1 ||
-        p->max_rows > SL_BATCH_ROWS_MAX)
-        return sl_err_set(err, SL_EINPUT, "limits out of range: blocks of %d tokens, %d blocks, %d sequences, %d rows",
-                          p->block_tokens, p->n_blocks, p->max_seqs, p->max_rows);
+    if (p->block_tokens < 1 || p->n_blocks < 1 || p->max_seqs < 1 || p->max_seqs > SL_SEQS_MAX ||
+        p->max_rows < 1 || p->max_rows > SL_BATCH_ROWS_MAX)
+        return sl_err_set(
+            err, SL_EINPUT,
+            "limits out of range: blocks of %d tokens, %d blocks, %d sequences, %d rows",
+            p->block_tokens, p->n_blocks, p->max_seqs, p->max_rows);
     return 0;
 }
 
@@ -32,13 +36,14 @@ static int allocate_tables(struct sl_stage *s, struct sl_err *err)
     s->results.scored = calloc(SL_BATCH_SEQS_MAX, sizeof *s->results.scored);
     s->sampler = last ? sl_sampler_create(s->c.n_vocab) : NULL;
     sl_buf_init(&s->packed, SL_FRAME_DESC_MAX);
-    if (!s->layers || !s->seqs || !s->views || !s->pos || !s->results.sampled || !s->results.scored ||
-        (last && !s->sampler))
+    if (!s->layers || !s->seqs || !s->views || !s->pos || !s->results.sampled ||
+        !s->results.scored || (last && !s->sampler))
         return sl_err_set(err, SL_ENOMEM, "no memory for the stage's tables");
     return 0;
 }
 
-int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struct sl_stage **out, struct sl_err *err)
+int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struct sl_stage **out,
+                    struct sl_err *err)
 {
     struct sl_stage *s = calloc(1, sizeof *s);
     if (!s) return sl_err_set(err, SL_ENOMEM, "no memory for a stage");
@@ -96,16 +101,18 @@ void sl_stage_reset(struct sl_stage *s)
     for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(&s->seqs[i]);
 }
 
-/* The frame that carries this micro-batch's activations: on the first stage a new one with the token embeddings, later the very
- * frame that arrived, whose payload is the residual stream. */
+/* The frame that carries this micro-batch's activations: on the first stage a new one with the
+ * token embeddings, later the very frame that arrived, whose payload is the residual stream. */
 static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *err)
 {
     const struct sl_batch *b = &s->in.batch;
     struct sl_frame_head *h = &(*f)->head;
     if (!sl_stage_is_first(s)) {
-        if (h->dtype != SL_F32 || h->rows != (uint32_t)b->n_rows || h->cols != (uint32_t)s->c.n_embd)
-            return sl_err_set(err, SL_EPROTO, "activations are %u x %u of type %u, expected %d x %d of float32", h->rows,
-                              h->cols, h->dtype, b->n_rows, s->c.n_embd);
+        if (h->dtype != SL_F32 || h->rows != (uint32_t)b->n_rows ||
+            h->cols != (uint32_t)s->c.n_embd)
+            return sl_err_set(err, SL_EPROTO,
+                              "activations are %u x %u of type %u, expected %d x %d of float32",
+                              h->rows, h->cols, h->dtype, b->n_rows, s->c.n_embd);
         return 0;
     }
     struct sl_frame_head head = *h;
@@ -113,13 +120,15 @@ static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *e
     head.cols = (uint32_t)s->c.n_embd;
     head.dtype = SL_F32;
     struct sl_frame *g = sl_frame_alloc(&head);
-    if (!g) return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
+    if (!g)
+        return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
     g->recv_ns = (*f)->recv_ns;
     memcpy(g->body, (*f)->body, h->desc_len);
     float *x = sl_frame_payload(g);
     int row = 0;
     for (int i = 0; i < b->n_seqs; i++) {
-        s->ops->embed(s->b, &s->embed, b->seqs[i].tokens, b->seqs[i].n_tokens, x + (size_t)row * (size_t)s->c.n_embd);
+        s->ops->embed(s->b, &s->embed, b->seqs[i].tokens, b->seqs[i].n_tokens,
+                      x + (size_t)row * (size_t)s->c.n_embd);
         row += b->seqs[i].n_tokens;
     }
     /* the old frame must stay until the step ends: the unpacked batch points into it */
@@ -128,7 +137,8 @@ static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *e
     return 0;
 }
 
-static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct sl_frame **out, struct sl_err *err)
+static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct sl_frame **out,
+                         struct sl_err *err)
 {
     struct sl_frame_head h = in->head;
     h.kind = SL_FRAME_RESULTS;
@@ -141,7 +151,8 @@ static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct s
     return 0;
 }
 
-int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows, struct sl_err *err)
+int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows,
+                  struct sl_err *err)
 {
     struct sl_frame *f = in;
     *out = NULL;

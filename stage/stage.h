@@ -1,7 +1,9 @@
-/* stage.h - one stage: weights and KV cache of layers [from, to), and the step that runs a micro-batch through them.
+/* stage.h - one stage: weights and KV cache of layers [from, to), and the step that runs a
+ * micro-batch through them.
  *
- * It makes no policy: block tables and sampling parameters come with the descriptors. The step is called by one thread (the
- * compute thread) at a time; the same frames in the same order give the same bits out. */
+ * It makes no policy: block tables and sampling parameters come with the descriptors. The step is
+ * called by one thread (the compute thread) at a time; the same frames in the same order give the
+ * same bits out. */
 #ifndef SL_STAGE_STAGE_H
 #define SL_STAGE_STAGE_H
 
@@ -16,16 +18,17 @@ extern "C" {
 struct sl_stage;
 
 struct sl_stage_params {
-    const char *model;        /* path of the weights */
-    int stage, n_stages;      /* place in the pipeline; the first embeds, the last samples */
-    int layer_from, layer_to; /* [from, to) */
+    const char *model;          /* path of the weights */
+    int stage, n_stages;        /* place in the pipeline; the first embeds, the last samples */
+    int layer_from, layer_to;   /* [from, to) */
     int block_tokens, n_blocks; /* KV blocks wanted */
     int max_seqs, max_rows;
-    const char *kv_type;      /* "auto", "f32", "f16", "bf16" */
-    uint64_t memory_bytes;    /* limit for weights + KV + workspace; 0 = none */
+    const char *kv_type;   /* "auto", "f32", "f16", "bf16" */
+    uint64_t memory_bytes; /* limit for weights + KV + workspace; 0 = none */
     /* Bytes of weights loaded so far; may be NULL. Not 0: give loading up (SL_ECANCELLED). */
     int (*progress)(void *arg, uint64_t done, uint64_t total);
-    void (*moved)(void *arg); /* after each layer of a step: a long step that moves is not a hang; may be NULL */
+    void (*moved)(void *arg); /* after each layer of a step: a long step that moves is not a hang;
+                                 may be NULL */
     void *progress_arg;
 };
 
@@ -34,8 +37,8 @@ struct sl_stage_info {
     uint64_t weight_bytes, kv_bytes, workspace_bytes;
 };
 
-/* Reserves KV and workspace first, then loads. SL_ELIMIT when not even one sequence of one block fits, saying how many bytes are
- * missing. `b` must outlive the stage. */
+/* Reserves KV and workspace first, then loads. SL_ELIMIT when not even one sequence of one block
+ * fits, saying how many bytes are missing. `b` must outlive the stage. */
 int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struct sl_stage **out,
                     struct sl_err *err);
 void sl_stage_destroy(struct sl_stage *s);
@@ -44,10 +47,12 @@ void sl_stage_get_info(const struct sl_stage *s, struct sl_stage_info *out);
 /* A new epoch: forgets all sequences (the KV memory stays). */
 void sl_stage_reset(struct sl_stage *s);
 
-/* Runs one micro-batch. Takes `in`; *out is the frame for the next hop (BATCH with activations, or RESULTS from the last
- * stage). SL_EPROTO when the descriptor contradicts what the stage knows (unknown sequence, block out of range, position
- * not continuing): the stage has failed then. *rows is the number of rows run. */
-int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows, struct sl_err *err);
+/* Runs one micro-batch. Takes `in`; *out is the frame for the next hop (BATCH with activations, or
+ * RESULTS from the last stage). SL_EPROTO when the descriptor contradicts what the stage knows
+ * (unknown sequence, block out of range, position not continuing): the stage has failed then. *rows
+ * is the number of rows run. */
+int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows,
+                  struct sl_err *err);
 
 #ifdef __cplusplus
 }

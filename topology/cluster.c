@@ -1,4 +1,5 @@
-/* cluster.c - a cluster made in code, CPU lists, and the end of a cluster's life. Reading YAML is cluster_schema.c. */
+/* cluster.c - a cluster made in code, CPU lists, and the end of a cluster's life. Reading YAML is
+ * cluster_schema.c. */
 #include "topology/cluster.h"
 
 #include <stdio.h>
@@ -25,12 +26,15 @@ int sl_cpus_parse(const char *s, int *out, int max, struct sl_err *err)
         if (from < 0 || to < from || to >= 1 << 20)
             return sl_err_set(err, SL_EINPUT, "CPU list '%s': %ld-%ld is no range", s, from, to);
         for (long i = from; i <= to; i++) {
-            if (n == max) return sl_err_set(err, SL_EINPUT, "CPU list '%s' names more than %d CPUs", s, max);
+            if (n == max)
+                return sl_err_set(err, SL_EINPUT, "CPU list '%s' names more than %d CPUs", s, max);
             out[n++] = (int)i;
         }
         p = end;
-        if (*p == ',' && p[1]) p++;
-        else if (*p) break;
+        if (*p == ',' && p[1])
+            p++;
+        else if (*p)
+            break;
     }
     if (*p || n == 0) return sl_err_set(err, SL_EINPUT, "CPU list '%s' is not like 0-3,8", s);
     return n;
@@ -49,8 +53,8 @@ static void share_cpus(struct sl_device *d, const int *cpus, int n_cpus, int i, 
     d->n_cpus = to - from;
 }
 
-int sl_cluster_single(const char *model_path, const char *backend, const int *cpus, int n_cpus, int n_stages,
-                      struct sl_cluster *out, struct sl_err *err)
+int sl_cluster_single(const char *model_path, const char *backend, const int *cpus, int n_cpus,
+                      int n_stages, struct sl_cluster *out, struct sl_err *err)
 {
     SL_ASSERT(n_stages >= 1 && n_stages <= SL_DEVICES_MAX);
     memset(out, 0, sizeof *out);
@@ -71,13 +75,15 @@ int sl_cluster_single(const char *model_path, const char *backend, const int *cp
     out->sequences = 16;
     out->queue = 64;
     out->n_nodes = 1;
-    out->nodes[0] = (struct sl_node){.name = "local", .host = "127.0.0.1", .launch = SL_LAUNCH_THREAD};
+    out->nodes[0] =
+        (struct sl_node){.name = "local", .host = "127.0.0.1", .launch = SL_LAUNCH_THREAD};
     out->n_devices = n_stages;
     for (int i = 0; i < n_stages; i++) {
         char name[32];
         snprintf(name, sizeof name, "local/%d", i);
         struct sl_device *d = &out->devices[i];
-        *d = (struct sl_device){.name = sl_arena_strdup(a, name), .backend = kind, .layer_from = -1, .layer_to = -1};
+        *d = (struct sl_device){
+            .name = sl_arena_strdup(a, name), .backend = kind, .layer_from = -1, .layer_to = -1};
         if (n_cpus) share_cpus(d, copy, n_cpus, i, n_stages);
     }
     return 0;

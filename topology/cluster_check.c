@@ -23,7 +23,7 @@ static int is_loopback(const char *host)
     return inet_pton(AF_INET, host, &ip) == 1 && ntohl(ip.s_addr) >> 24 == 127;
 }
 
-/* ---- paths ---- */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 /* Relative paths count from the topology file's folder, wherever the program was started. */
 static int resolve(struct sl_cluster_file *f, const struct sl_yaml *v, const char **path)
@@ -54,7 +54,7 @@ static int is_path(const char *model)
            ends_with(model, ".safetensors");
 }
 
-/* ---- nodes ---- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static int check_name(struct sl_cluster_file *f, int i)
 {
@@ -168,7 +168,7 @@ static int check_node(struct sl_cluster_file *f, int i)
     return r;
 }
 
-/* ---- devices ---- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 static int name_device(struct sl_cluster_file *f, int i)
 {
@@ -201,7 +201,7 @@ static int check_device(struct sl_cluster_file *f, int i)
     return 0;
 }
 
-/* ---- links ---- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 static int find_node(struct sl_cluster_file *f, const struct sl_yaml *v, int *out)
 {
@@ -240,7 +240,7 @@ static int check_link(struct sl_cluster_file *f, int i)
     return 0;
 }
 
-/* ---- the top level ---- */
+/* ---- the top level --------------------------------------------------------------------------- */
 
 static int check_address(struct sl_cluster_file *f, const struct sl_yaml *v, const char *address)
 {

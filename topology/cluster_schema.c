@@ -23,7 +23,7 @@
 static int read_map(struct sl_cluster_file *f, const struct sl_yaml *v,
                     const struct sl_field *fields, void *base);
 
-/* ---- the tables ---- */
+/* ---- the tables ------------------------------------------------------------------------------ */
 
 static const char *const kv_formats[] = {"auto", "f32", "f16", "bf16", NULL};
 static const char *const backends[] = {"cpu", "ref", "portable", "avx2", "avx512", "amx", NULL};
@@ -161,7 +161,7 @@ static const struct sl_field cluster_fields[] = {
     {0},
 };
 
-/* ---- the walk: as deep as the tables, never as deep as the file ---- */
+/* ---- the walk: as deep as the tables, never as deep as the file ------------------------------ */
 
 static int unknown_key(struct sl_cluster_file *f, const struct sl_yaml *v,
                        const struct sl_field *fields)
@@ -205,7 +205,7 @@ static int read_map(struct sl_cluster_file *f, const struct sl_yaml *v,
     return 0;
 }
 
-/* ---- lists of mappings ---- */
+/* ---- lists of mappings ----------------------------------------------------------------------- */
 
 static int want_list(struct sl_cluster_file *f, const struct sl_yaml *v, const char *of)
 {
@@ -317,7 +317,7 @@ int sl_cluster_fill(struct sl_cluster_file *f)
     return read_map(f, f->root, cluster_fields, f->c);
 }
 
-/* ---- the doors ---- */
+/* ---- the doors ------------------------------------------------------------------------------- */
 
 int sl_cluster_parse(const char *name, const char *text, size_t n, struct sl_cluster *out,
                      struct sl_err *err)

@@ -140,7 +140,7 @@ int sl_value_layers(struct sl_cluster_file *f, const struct sl_yaml *v,
     return 0;
 }
 
-/* ---- CPU lists ---- */
+/* ---- CPU lists ------------------------------------------------------------------------------- */
 
 struct cpu_list {
     int cpus[SL_CPUS_MAX + 1];

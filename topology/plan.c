@@ -56,7 +56,7 @@ static int is_pinned(const struct sl_plan_device *d)
     return d->layer_from >= 0;
 }
 
-/* ---- cost of one stage ---- */
+/* ---- cost of one stage ----------------------------------------------------------------------- */
 
 static uint64_t range_bytes(const struct planner *p, int from, int to)
 {
@@ -90,7 +90,7 @@ static int blocks_per_sequence(const struct planner *p)
     return (p->load->context + p->load->block_tokens - 1) / p->load->block_tokens;
 }
 
-/* ---- pins ---- */
+/* ---- pins ------------------------------------------------------------------------------------ */
 
 static int check_pin(const struct planner *p, int i, struct sl_err *err)
 {
@@ -156,7 +156,7 @@ static int check_gaps(const struct planner *p, struct sl_err *err)
     return 0;
 }
 
-/* ---- the exact cut for a number of blocks ---- */
+/* ---- the exact cut for a number of blocks ---------------------------------------------------- */
 
 static int is_better(int n_used, double slowest_s, const struct state *than)
 {
@@ -202,7 +202,7 @@ static int best_cut(const struct planner *p, uint64_t n_blocks, struct cut *out)
     return 1;
 }
 
-/* ---- how many sequences to make room for ---- */
+/* ---- how many sequences to make room for ----------------------------------------------------- */
 
 /* Sequence counts to try, ascending, up to n: all of them, or when they are many each half as much
  * again as the one before. */
@@ -255,7 +255,7 @@ static int lower_context(struct planner *p, struct sl_plan_load *own, struct cut
     return choose(p, best);
 }
 
-/* ---- when nothing fits ---- */
+/* ---- when nothing fits ----------------------------------------------------------------------- */
 
 /* Where the run of unpinned devices from place i on must have brought us: the next pinned layer, or
  * the end. */
@@ -304,7 +304,7 @@ static int does_not_fit(const struct planner *p, struct sl_err *err)
         "the model does not fit; add a device, lower the context or take a smaller format");
 }
 
-/* ---- the plan from the cut ---- */
+/* ---- the plan from the cut ------------------------------------------------------------------- */
 
 static int blocks_that_fit(const struct planner *p, const struct cut *c)
 {

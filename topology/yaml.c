@@ -27,7 +27,7 @@ struct builder {
     struct sl_err *err;
 };
 
-/* ---- messages ---- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 const char *sl_yaml_excerpt(const char *s, char out[SL_YAML_EXCERPT + 4])
 {
@@ -118,7 +118,7 @@ static int fail_syntax(struct builder *b, const yaml_parser_t *p)
                       problem);
 }
 
-/* ---- nodes ---- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static struct sl_yaml *add_node(struct builder *b, enum sl_yaml_kind kind, int line)
 {
@@ -284,7 +284,7 @@ int sl_yaml_parse(const char *file, const char *text, size_t n, struct sl_arena 
     return r;
 }
 
-/* ---- reading the tree ---- */
+/* ---- reading the tree ------------------------------------------------------------------------ */
 
 const struct sl_yaml *sl_yaml_get(const struct sl_yaml *map, const char *key)
 {

@@ -1,5 +1,5 @@
-/* ctl.c - see ctl.h. Failure list: peer closes (EOF), peer resets, bad message, peer does not read (queue over its limit), no
- * memory: each becomes one on_end with the reason. */
+/* ctl.c - see ctl.h. Failure list: peer closes (EOF), peer resets, bad message, peer does not read
+ * (queue over its limit), no memory: each becomes one on_end with the reason. */
 #include "transport/ctl.h"
 
 #include <errno.h>
@@ -13,8 +13,8 @@
 
 #include "base/sl_assert.h"
 
-#define READ_CHUNK (64 * 1024)    /* bytes */
-#define CLOSE_GRACE_MS 1000       /* how long a closing connection may take to flush */
+#define READ_CHUNK (64 * 1024) /* bytes */
+#define CLOSE_GRACE_MS 1000    /* how long a closing connection may take to flush */
 
 struct sl_ctl_conn {
     union {
@@ -48,8 +48,10 @@ static void on_handle_closed(uv_handle_t *h)
 
 static void close_handles(struct sl_ctl_conn *c)
 {
-    if (!uv_is_closing((uv_handle_t *)&c->io.stream)) uv_close((uv_handle_t *)&c->io.stream, on_handle_closed);
-    if (!uv_is_closing((uv_handle_t *)&c->grace)) uv_close((uv_handle_t *)&c->grace, on_handle_closed);
+    if (!uv_is_closing((uv_handle_t *)&c->io.stream))
+        uv_close((uv_handle_t *)&c->io.stream, on_handle_closed);
+    if (!uv_is_closing((uv_handle_t *)&c->grace))
+        uv_close((uv_handle_t *)&c->grace, on_handle_closed);
 }
 
 /* The connection is of no use any more: tell the owner once; the handles go when he closes it. */
@@ -60,7 +62,8 @@ static void end(struct sl_ctl_conn *c, int code, const char *why)
     uv_read_stop(&c->io.stream);
     struct sl_err e;
     if (c->fault) /* what we see now is our own doing */
-        sl_err_set(&e, c->fault, "%s", c->fault == SL_EBUSY ? "the peer does not read" : sl_strerror(c->fault));
+        sl_err_set(&e, c->fault, "%s",
+                   c->fault == SL_EBUSY ? "the peer does not read" : sl_strerror(c->fault));
     else
         sl_err_set(&e, code, "%s", why);
     c->on_end(c->arg, &e);
@@ -70,7 +73,8 @@ static void on_alloc(uv_handle_t *h, size_t hint, uv_buf_t *buf)
 {
     struct sl_ctl_conn *c = h->data;
     (void)hint;
-    *buf = sl_buf_reserve(&c->in, READ_CHUNK) ? uv_buf_init(NULL, 0) : uv_buf_init(c->in.data + c->in.len, READ_CHUNK);
+    *buf = sl_buf_reserve(&c->in, READ_CHUNK) ? uv_buf_init(NULL, 0)
+                                              : uv_buf_init(c->in.data + c->in.len, READ_CHUNK);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
@@ -78,7 +82,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     struct sl_ctl_conn *c = stream->data;
     (void)buf;
     if (n < 0) {
-        end(c, SL_ECLOSED, n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
+        end(c, SL_ECLOSED,
+            n == UV_EOF ? "the peer closed the control connection" : uv_strerror((int)n));
         return;
     }
     c->in.len += (size_t)n;
@@ -116,7 +121,8 @@ int sl_ctl_conn_send(struct sl_ctl_conn *c, const struct sl_ctl *m)
     if (!w) return SL_ENOMEM;
     sl_buf_init(&w->out, SL_CTL_MESSAGE_MAX + 4);
     int r = sl_ctl_pack(m, &w->out);
-    if (r == 0 && uv_stream_get_write_queue_size(&c->io.stream) + w->out.len > SL_CTL_QUEUE_MAX) r = SL_EBUSY;
+    if (r == 0 && uv_stream_get_write_queue_size(&c->io.stream) + w->out.len > SL_CTL_QUEUE_MAX)
+        r = SL_EBUSY;
     if (r == 0) {
         uv_buf_t b = uv_buf_init(w->out.data, (unsigned)w->out.len);
         if (uv_write(&w->req, &c->io.stream, &b, 1, on_written) == 0) return 0;
@@ -153,14 +159,15 @@ void sl_ctl_conn_close(struct sl_ctl_conn *c)
         close_handles(c);
 }
 
-int sl_ctl_conn_open(struct uv_loop_s *loop, int fd, sl_ctl_message_fn on_message, sl_ctl_end_fn on_end, void *arg,
-                     struct sl_ctl_conn **out, struct sl_err *err)
+int sl_ctl_conn_open(struct uv_loop_s *loop, int fd, sl_ctl_message_fn on_message,
+                     sl_ctl_end_fn on_end, void *arg, struct sl_ctl_conn **out, struct sl_err *err)
 {
     struct sl_ctl_conn *c = calloc(1, sizeof *c);
     int domain = 0, r;
     socklen_t len = sizeof domain;
     if (!c || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len)) {
-        r = sl_err_set(err, c ? SL_ESYS : SL_ENOMEM, "cannot use the control socket: %s", strerror(errno));
+        r = sl_err_set(err, c ? SL_ESYS : SL_ENOMEM, "cannot use the control socket: %s",
+                       strerror(errno));
         close(fd);
         free(c);
         return r;

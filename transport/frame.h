@@ -1,4 +1,5 @@
-/* frame.h - one frame in memory: parsed header and a 64-byte aligned body, handed from owner to owner without copying. */
+/* frame.h - one frame in memory: parsed header and a 64-byte aligned body, handed from owner to
+ * owner without copying. */
 #ifndef SL_TRANSPORT_FRAME_H
 #define SL_TRANSPORT_FRAME_H
 
@@ -10,19 +11,19 @@ extern "C" {
 
 struct sl_frame {
     struct sl_frame_head head;
-    uint8_t *body;  /* sl_frame_body_bytes(&head) bytes, 64-byte aligned */
-    size_t cap;     /* bytes allocated for body */
+    uint8_t *body;         /* sl_frame_body_bytes(&head) bytes, 64-byte aligned */
+    size_t cap;            /* bytes allocated for body */
     struct sl_frame *next; /* for the owner's queue */
-    uint64_t recv_ns; /* when it arrived here (monotonic), 0 for frames made here */
-    void *via;        /* private to the transport while it has the frame */
+    uint64_t recv_ns;      /* when it arrived here (monotonic), 0 for frames made here */
+    void *via;             /* private to the transport while it has the frame */
 };
 
-#define SL_FRAME_POOL_MAX 64                /* frames kept for reuse */
+#define SL_FRAME_POOL_MAX 64                 /* frames kept for reuse */
 #define SL_FRAME_POOL_BYTES_MAX (256u << 20) /* bytes they may hold together */
 
-/* A frame with room for `head` (desc_len, rows, cols, dtype are read). Freed frames are kept in a small per-process pool
- * (thread safe), so the steady state allocates nothing. The body is not cleared but for the padding behind the descriptor. NULL when
- * memory is out. */
+/* A frame with room for `head` (desc_len, rows, cols, dtype are read). Freed frames are kept in a
+ * small per-process pool (thread safe), so the steady state allocates nothing. The body is not
+ * cleared but for the padding behind the descriptor. NULL when memory is out. */
 struct sl_frame *sl_frame_alloc(const struct sl_frame_head *head);
 void sl_frame_free(struct sl_frame *f); /* NULL is fine; any thread */
 void sl_frame_pool_trim(void);          /* frees the pooled frames (tests, exit) */

@@ -80,8 +80,8 @@ static void release(void *arg)
     if (done) done(done_arg);
 }
 
-int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn frame_fn, sl_hub_down_fn down_fn,
-                void *arg, struct sl_hub **out, struct sl_err *err)
+int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn frame_fn,
+                sl_hub_down_fn down_fn, void *arg, struct sl_hub **out, struct sl_err *err)
 {
     struct sl_hub *h = calloc(1, sizeof *h);
     char *list = strdup(transports ? transports : sl_transport_list()), *save = NULL;
@@ -95,12 +95,15 @@ int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn
     h->arg = arg;
     for (int i = 0; i < HUB_PEERS; i++) h->peers[i] = (struct peer){.hub = h, .number = i};
     struct sl_err last = {0};
-    for (char *t = strtok_r(list, " ,", &save); t && h->n_ports < SL_HUB_PORTS_MAX; t = strtok_r(NULL, " ,", &save))
-        if (open_port(h, loop, t, &last)) sl_log(SL_LOG_WARN, "link", "no %s here: %s", t, last.msg);
+    for (char *t = strtok_r(list, " ,", &save); t && h->n_ports < SL_HUB_PORTS_MAX;
+         t = strtok_r(NULL, " ,", &save))
+        if (open_port(h, loop, t, &last))
+            sl_log(SL_LOG_WARN, "link", "no %s here: %s", t, last.msg);
     free(list);
     if (h->n_ports == 0) {
         free(h);
-        return sl_err_set(err, last.code ? last.code : SL_EINPUT, "no data transport works: %s", last.msg);
+        return sl_err_set(err, last.code ? last.code : SL_EINPUT, "no data transport works: %s",
+                          last.msg);
     }
     *out = h;
     return 0;
@@ -156,7 +159,8 @@ static void on_link_down(void *arg, const struct sl_err *err)
 int sl_hub_connect(struct sl_hub *h, int peer, const char *transport, const void *address, size_t n,
                    struct sl_err *err)
 {
-    if (peer < 0 || peer >= HUB_PEERS) return sl_err_set(err, SL_EPROTO, "there is no peer %d", peer);
+    if (peer < 0 || peer >= HUB_PEERS)
+        return sl_err_set(err, SL_EPROTO, "there is no peer %d", peer);
     struct peer *p = &h->peers[peer];
     disconnect(p);
     for (int i = 0; i < h->n_ports; i++) {
@@ -164,7 +168,8 @@ int sl_hub_connect(struct sl_hub *h, int peer, const char *transport, const void
         p->transport = h->described[i].transport;
         return sl_link_open(h->ports[i], address, n, on_link_down, p, &p->link, err);
     }
-    return sl_err_set(err, SL_EUNSUPPORTED, "transport %s is not open here (have: %s)", transport, h->names);
+    return sl_err_set(err, SL_EUNSUPPORTED, "transport %s is not open here (have: %s)", transport,
+                      h->names);
 }
 
 int sl_hub_send(struct sl_hub *h, int peer, struct sl_frame *f)

@@ -1,4 +1,5 @@
-/* hub.h - all data connections of one party (a stage, the coordinator): a port per transport, a link per peer.
+/* hub.h - all data connections of one party (a stage, the coordinator): a port per transport, a
+ * link per peer.
  *
  * Peers are named by stage number, the coordinator by SL_CTL_COORD. One loop thread. */
 #ifndef SL_TRANSPORT_HUB_H
@@ -18,10 +19,10 @@ struct sl_hub;
 /* A link reported itself dead. */
 typedef void (*sl_hub_down_fn)(void *arg, int peer, const struct sl_err *err);
 
-/* Opens the ports named in `transports` (separated by spaces or commas; NULL: all of this build). One that does not work on this machine is
- * left out with a warning; none at all is an error. */
-int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn on_frame, sl_hub_down_fn on_down,
-                void *arg, struct sl_hub **out, struct sl_err *err);
+/* Opens the ports named in `transports` (separated by spaces or commas; NULL: all of this build).
+ * One that does not work on this machine is left out with a warning; none at all is an error. */
+int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn on_frame,
+                sl_hub_down_fn on_down, void *arg, struct sl_hub **out, struct sl_err *err);
 /* Asynchronous; then done(arg). No other callback comes after the call. */
 void sl_hub_close(struct sl_hub *h, void (*done)(void *arg), void *arg);
 

@@ -40,7 +40,7 @@ const char *sl_transport_choose(const char *a, const char *b, int same_process, 
     return NULL;
 }
 
-/* ---- ports ---- */
+/* ---- ports ----------------------------------------------------------------------------------- */
 
 int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn on_frame,
                  sl_port_error_fn on_error, void *arg, struct sl_port **out, struct sl_err *err)
@@ -91,7 +91,7 @@ int sl_port_address(const struct sl_port *p, struct sl_buf *out)
     return p->transport->address(p, out);
 }
 
-/* ---- links ---- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 int sl_link_open(struct sl_port *p, const void *address, size_t n, sl_link_down_fn on_down,
                  void *arg, struct sl_link **out, struct sl_err *err)
@@ -143,7 +143,7 @@ void sl_link_get_stats(const struct sl_link *l, struct sl_link_stats *out)
     l->port->transport->link_stats(l, out);
 }
 
-/* ---- counters ---- */
+/* ---- counters -------------------------------------------------------------------------------- */
 
 void sl_meter_begin(struct sl_meter *m)
 {

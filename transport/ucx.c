@@ -26,7 +26,7 @@
 #include "base/sl_assert.h"
 
 #define PROGRESS_MAX 256 /* rounds of progress before others on the loop get their turn */
-#define STALLS_MAX 5000    /* rounds of "busy" without progress before we sleep */
+#define STALLS_MAX 5000  /* rounds of "busy" without progress before we sleep */
 #define TICK_STALLED_MS 1
 #define TICK_MS 20 /* for deadlines */
 
@@ -116,7 +116,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
     sl_ucx_port_kick(p);
 }
 
-/* ---- closing ---- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *h)
 {
@@ -146,7 +146,7 @@ static void ucx_port_close(struct sl_port *port)
     sl_ucx_port_kick(p);
 }
 
-/* ---- opening ---- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int ucx_error(struct sl_err *err, const struct ucx_kind *kind, const char *what,
                      ucs_status_t status)

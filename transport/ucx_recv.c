@@ -51,7 +51,7 @@ static void refuse(struct ucx_port *p, struct sender *s, const struct sl_err *er
     if (!p->refusal.code) p->refusal = *err;
 }
 
-/* ---- senders ---- */
+/* ---- senders --------------------------------------------------------------------------------- */
 
 /* Drops what is complete or only announced; fetches under way end by themselves. */
 static void sender_drop(struct sender *s)
@@ -108,7 +108,7 @@ static struct sender *sender_find(struct ucx_port *p, uint32_t id)
     return s;
 }
 
-/* ---- order ---- */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 /* 0, or SL_EPROTO when the number is taken. */
 static int insert(struct sender *s, struct rx *r)
@@ -137,7 +137,7 @@ static void deliver_ready(struct ucx_port *p, struct sender *s)
     }
 }
 
-/* ---- fetching ---- */
+/* ---- fetching -------------------------------------------------------------------------------- */
 
 static void fetch_ended(struct rx *r, ucs_status_t status)
 {
@@ -236,7 +236,7 @@ int sl_ucx_recv_fetch(struct ucx_port *p)
     return any;
 }
 
-/* ---- arrival ---- */
+/* ---- arrival --------------------------------------------------------------------------------- */
 
 /* The sender of a frame that may be accepted, or NULL. */
 static struct sender *check(struct ucx_port *p, const void *header, size_t header_length,
@@ -337,7 +337,7 @@ ucs_status_t sl_ucx_recv_start(struct ucx_port *p)
     return ucp_worker_set_am_recv_handler(p->worker, &param);
 }
 
-/* ---- to the user ---- */
+/* ---- to the user ----------------------------------------------------------------------------- */
 
 static struct sl_frame *take(struct ucx_port *p)
 {

@@ -60,7 +60,7 @@ static int address_check(const struct ucx_port *p, const void *address, size_t n
     return 0;
 }
 
-/* ---- sending ---- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static void link_failed(struct ucx_link *l, ucs_status_t status)
 {
@@ -71,8 +71,9 @@ static void link_failed(struct ucx_link *l, ucs_status_t status)
     sl_ucx_port_kick(l->port);
 }
 
-/* Over shared memory large bodies go one at a time: when their sender dies while one is read, UCX 1.13 frees the endpoint, and
- * asserts when it meets another announcement that names it. (The threshold is below any of UCX's for announcing.) */
+/* Over shared memory large bodies go one at a time: when their sender dies while one is read,
+ * UCX 1.13 frees the endpoint, and asserts when it meets another announcement that names it. (The
+ * threshold is below any of UCX's for announcing.) */
 #define LARGE_BYTES 4096
 
 static int is_large(const struct ucx_link *l, const struct sl_frame *f)
@@ -164,7 +165,7 @@ void sl_ucx_link_stats(const struct sl_link *link, struct sl_link_stats *out)
     *out = sl_meter_read(&sl_container_of(link, struct ucx_link, link)->meter);
 }
 
-/* ---- opening and closing ---- */
+/* ---- opening and closing --------------------------------------------------------------------- */
 
 static void on_ep_error(void *arg, ucp_ep_h ep, ucs_status_t status)
 {
@@ -215,7 +216,7 @@ void sl_ucx_link_close(struct sl_link *link)
     sl_ucx_port_kick(l->port);
 }
 
-/* ---- parked links ---- */
+/* ---- parked links ---------------------------------------------------------------------------- */
 
 static void on_flushed(void *request, ucs_status_t status, void *arg)
 {

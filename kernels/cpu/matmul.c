@@ -44,7 +44,7 @@ const struct sl_matmul_ops *const *sl_matmul_rows(int *n)
     return rows;
 }
 
-/* ---- one call ---- */
+/* ---- one call -------------------------------------------------------------------------------- */
 
 struct call {
     const struct sl_mm_kernels *k;

@@ -12,7 +12,7 @@
 
 #include "base/sl_assert.h"
 
-/* ---- memory ---- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* Matrices share slabs, so that small ones get huge pages too: decode reads all of the weights for
  * each token, and 4 KB pages would make it walk page tables. A slab goes when its last matrix goes.
@@ -87,7 +87,7 @@ static void mem_put(void *p)
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- sizes ---- */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 static size_t scale_bytes(enum sl_mm_scales s, int64_t groups)
 {
@@ -129,7 +129,7 @@ void sl_mm_tiles(const struct sl_weight *w, struct sl_mm_tiles *t)
     t->data = w->packed;
 }
 
-/* ---- codes of one group, one byte per element, as the file's block holds them ---- */
+/* ---- codes of one group, one byte per element, as the file's block holds them ---------------- */
 
 static uint32_t load32(const void *p)
 {
@@ -224,7 +224,7 @@ static void put_codes(enum sl_mm_codes kind, const uint8_t codes[SL_MM_GROUP], u
     }
 }
 
-/* ---- scales of one row ---- */
+/* ---- scales of one row ----------------------------------------------------------------------- */
 
 /* The 6-bit scale and minimum of sub-block j of Q4_K and Q5_K; s is the 12-byte table. */
 static void k_scale(const uint8_t *s, int j, uint8_t *scale, uint8_t *min)
@@ -274,7 +274,7 @@ static void put_scales(enum sl_dtype type, const uint8_t *row, int64_t groups, i
     }
 }
 
-/* ---- load ---- */
+/* ---- load ------------------------------------------------------------------------------------ */
 
 static void pack_row(enum sl_dtype type, const uint8_t *row, int64_t cols, int lane, uint8_t *tile,
                      size_t scales_at)

@@ -8,7 +8,7 @@
 
 enum { LANES = SL_MM_LANES };
 
-/* ---- activations ---- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 /* Nearest integer, ties to even, for |f| < 2^22: adding 1.5 * 2^23 leaves it in the low bits. */
 static inline int32_t nearest(float f)
@@ -45,7 +45,7 @@ static void quantize(const struct sl_mm_act *a, int row, int64_t from, int64_t t
     }
 }
 
-/* ---- codes and scales of a group ---- */
+/* ---- codes and scales of a group ------------------------------------------------------------- */
 
 /* w[k][lane]: the unsigned codes of a group. */
 static inline void unpack(enum sl_mm_codes kind, const uint8_t *p, int16_t w[SL_MM_GROUP][LANES])
@@ -107,7 +107,7 @@ static void factors_of(enum sl_mm_scales kind, const uint8_t *p, int64_t g, int6
     }
 }
 
-/* ---- products ---- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* acc += scale*s * (codes [from, to) . v + start) */
 static inline void add_dot(int16_t w[SL_MM_GROUP][LANES], int from, int to, const int16_t *v,
@@ -161,7 +161,7 @@ static inline void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int sh
 SL_MM_FORMATS(X)
 #undef X
 
-/* ---- float formats: four sums by k mod 4, as the vector rows keep them ---- */
+/* ---- float formats: four sums by k mod 4, as the vector rows keep them ----------------------- */
 
 enum { CHAINS = 4 };
 
@@ -206,7 +206,7 @@ static inline void float_tile(enum sl_mm_codes kind, const uint8_t *c, const str
 SL_MM_FLOAT_FORMATS(X)
 #undef X
 
-/* ---- the row ---- */
+/* ---- the row --------------------------------------------------------------------------------- */
 
 static const struct sl_mm_kernels kernels = {
     .quantize = quantize,

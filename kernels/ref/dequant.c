@@ -10,7 +10,7 @@
 #include "base/sl_assert.h"
 #include "kernels/kernels.h"
 
-/* ---- 16-bit floats -------------------------------------------------------------------------- */
+/* ---- 16-bit floats --------------------------------------------------------------------------- */
 
 static float bits_float(uint32_t u)
 {
@@ -63,7 +63,7 @@ uint16_t sl_float_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* ---- little-endian fields of a block -------------------------------------------------------- */
+/* ---- little-endian fields of a block --------------------------------------------------------- */
 
 static uint16_t u16_at(const uint8_t *b)
 {
@@ -86,7 +86,7 @@ static int nibble(const uint8_t *q, int i)
     return q[i % 16] >> 4 * (i / 16) & 15;
 }
 
-/* ---- 32-element blocks ---------------------------------------------------------------------- */
+/* ---- 32-element blocks ----------------------------------------------------------------------- */
 
 static void q4_0(const uint8_t *b, float *y)
 {
@@ -122,7 +122,7 @@ static void q8_0(const uint8_t *b, float *y)
     for (int i = 0; i < 32; i++) y[i] = d * (float)(int8_t)b[2 + i];
 }
 
-/* ---- 256-element blocks --------------------------------------------------------------------- */
+/* ---- 256-element blocks ---------------------------------------------------------------------- */
 
 /* Scale and minimum, 6 bits each, of sub-block j of 8 out of the 12 packed bytes s. */
 static void k_scale(const uint8_t *s, int j, int *scale, int *min)
@@ -170,7 +170,7 @@ static void q6_k(const uint8_t *b, float *y)
     }
 }
 
-/* ---- dispatch ------------------------------------------------------------------------------- */
+/* ---- dispatch -------------------------------------------------------------------------------- */
 
 static void plain_row(enum sl_dtype type, const uint8_t *src, float *dst, int64_t n)
 {

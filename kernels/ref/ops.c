@@ -51,7 +51,7 @@ static void ref_rmsnorm(struct sl_backend *b, const float *x, const float *gain,
     }
 }
 
-/* ---- matmul --------------------------------------------------------------------------------- */
+/* ---- matmul ---------------------------------------------------------------------------------- */
 
 #define SUMS 8 /* partial sums: one alone would wait for each addition */
 
@@ -105,7 +105,7 @@ static void ref_matmul(struct sl_backend *b, const float *x, int n, const struct
     }
 }
 
-/* ---- positions ------------------------------------------------------------------------------ */
+/* ---- positions ------------------------------------------------------------------------------- */
 
 static void turn(float *x, int dims, int neox, const float *inv_freq, int pos)
 {
@@ -132,7 +132,7 @@ static void ref_rope(struct sl_backend *b, float *q, int n_heads, float *k, int 
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* Index in the cache of element e of a head at a position, in V and in K. */
 static int64_t v_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos,

@@ -19,9 +19,7 @@
     1e10 /* bytes per second said of every stage: an even cut, the same on every machine and under \
             every load */
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void make_processes(struct sl_cluster *c)
 {
@@ -63,9 +61,7 @@ void engine_close(struct engine *e)
     free(e);
 }
 
-/* ---- requests
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 /* Room for `need` elements. */
 static void *grow(void *v, int *cap, int need, size_t size)
@@ -166,9 +162,7 @@ struct sl_submit engine_logits(const int32_t *tokens, int n_tokens)
     return req;
 }
 
-/* ---- comparing
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static void same_token(const struct engine_token *a, const struct engine_token *b, int at,
                        const char *what)
@@ -201,8 +195,7 @@ void engine_assert_same(const struct engine_answer *a, const struct engine_answe
                      i / (size_t)a->n_vocab, (double)a->scored[i], (double)b->scored[i]);
 }
 
-/* ---- what this machine has
- * ---------------------------------------------------------------------------------------- */
+/* ---- what this machine has ------------------------------------------------------------------- */
 
 const char *engine_data(const char *relative)
 {

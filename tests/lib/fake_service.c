@@ -46,7 +46,7 @@ struct sl_service {
     void *done_arg;
 };
 
-/* ---- the model ---- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static const char chat_template[] =
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -111,7 +111,7 @@ static void open_model(struct sl_service *s)
     }
 }
 
-/* ---- answers ---- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void request_free(struct request *r)
 {
@@ -256,7 +256,7 @@ static void on_tick(uv_timer_t *t)
     uv_timer_start(&s->timer, on_tick, (uint64_t)s->script.tick_ms, 0);
 }
 
-/* ---- service.h ---- */
+/* ---- service.h ------------------------------------------------------------------------------- */
 
 int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_reply_fn reply,
                       void *arg, uint64_t *id, struct sl_err *err)
@@ -372,7 +372,7 @@ struct json_t *sl_service_cluster_json(const struct sl_service *s)
                      s->counts.live);
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct sl_service *fake_new(uv_loop_t *loop)
 {

@@ -15,7 +15,7 @@
 #include "base/env.h"
 #include "base/sl_assert.h"
 
-/* ---- frames ---- */
+/* ---- frames ---------------------------------------------------------------------------------- */
 
 static void fill(uint8_t *body, size_t n, uint64_t slot)
 {
@@ -65,7 +65,7 @@ int frame_is(const struct sl_frame *f, uint64_t slot, size_t bytes)
            matches(sl_frame_payload(f), (size_t)sl_frame_payload_bytes(&h), slot + 1);
 }
 
-/* ---- rig ---- */
+/* ---- rig ------------------------------------------------------------------------------------- */
 
 static void on_frame(void *arg, struct sl_frame *f)
 {
@@ -188,7 +188,7 @@ struct sl_frame *rig_take(struct rig *r)
     return f;
 }
 
-/* ---- the second process ---- */
+/* ---- the second process ---------------------------------------------------------------------- */
 
 static void write_all(int fd, const void *data, size_t n)
 {

@@ -225,7 +225,7 @@ static void test_bad_addresses(void **state)
     rig_close(&a);
 }
 
-/* ---- two processes ---- */
+/* ---- two processes --------------------------------------------------------------------------- */
 
 static int one_process(void)
 {

@@ -166,7 +166,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
 SL_MM_FORMATS(X)
 #undef X
 
-/* ---- the row ---- */
+/* ---- the row --------------------------------------------------------------------------------- */
 
 static const struct sl_mm_kernels kernels = {
     .quantize = sl_mm_quantize_avx512,

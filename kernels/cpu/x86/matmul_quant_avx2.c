@@ -13,7 +13,7 @@
 
 enum { HALVES = 2, HALF = 8 }; /* a tile is two vectors of 8 lanes */
 
-/* ---- activations ---- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 INLINE int32_t sum_of(__m256i v)
 {
@@ -60,7 +60,7 @@ static void quantize(const struct sl_mm_act *a, int row, int64_t from, int64_t t
     }
 }
 
-/* ---- codes and scales of a group ---- */
+/* ---- codes and scales of a group ------------------------------------------------------------- */
 
 INLINE __m256i load(const uint8_t *p)
 {
@@ -147,7 +147,7 @@ INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64
     return f;
 }
 
-/* ---- products ---- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 INLINE __m256i quad(const int8_t *q)
 {
@@ -265,7 +265,7 @@ INLINE void tile(enum sl_mm_codes kind, enum sl_mm_scales scales, int shift, con
 SL_MM_FORMATS(X)
 #undef X
 
-/* ---- the row ---- */
+/* ---- the row --------------------------------------------------------------------------------- */
 
 static const struct sl_mm_kernels kernels = {
     .quantize = quantize,

@@ -11,7 +11,7 @@
 #include "kernels/cpu/x86/matmul_avx512.h"
 #include "kernels/cpu/x86/matmul_avx512_group.h"
 
-/* ---- activations ---- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int64_t to)
 {
@@ -43,7 +43,7 @@ void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int
     }
 }
 
-/* ---- products ---- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 INLINE __m512i quad(const int8_t *q)
 {
@@ -160,7 +160,7 @@ INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
 SL_MM_FORMATS(X)
 #undef X
 
-/* ---- the row ---- */
+/* ---- the row --------------------------------------------------------------------------------- */
 
 static const struct sl_mm_kernels kernels = {
     .quantize = sl_mm_quantize_avx512,

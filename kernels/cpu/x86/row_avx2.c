@@ -146,7 +146,7 @@ static void to_bf16(const float *x, int n, uint16_t *out)
     for (int i = 0; i < n; i++) out[i] = sl_float_to_bf16(x[i]); /* the compiler's vectors do */
 }
 
-/* ---- attention ------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 INLINE __m256 load_head(enum sl_dtype type, const void *row, int e)
 {

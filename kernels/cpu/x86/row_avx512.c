@@ -120,7 +120,7 @@ static void to_bf16(const float *x, int n, uint16_t *out)
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 /* Sixteen elements from e on. */
 INLINE __m512 load16(enum sl_dtype type, const void *at, int64_t e)

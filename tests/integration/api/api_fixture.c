@@ -100,7 +100,7 @@ void fx_until_live(struct fx *f, int live)
     fx_until(f, is_live, &l);
 }
 
-/* ---- sockets ---- */
+/* ---- sockets --------------------------------------------------------------------------------- */
 
 int fx_connect_to(int port)
 {

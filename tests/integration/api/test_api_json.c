@@ -53,7 +53,7 @@ static void test_everything(void **state)
     (void)state;
     struct sl_api_request r =
         chat("{" M ",\"model\":\"m\",\"temperature\":0,\"top_p\":0.5,\"top_k\":-1,\"max_tokens\":7,"
-                   "\"max_completion_tokens\":7,"
+             "\"max_completion_tokens\":7,"
              "\"n\":8,\"stop\":[\"a\",\"b\"],\"seed\":9223372036854775807,\"logit_bias\":{\"0\":-"
              "100,\"50256\":100},\"logprobs\":true,"
              "\"top_logprobs\":20,\"stream\":true,\"stream_options\":{\"include_usage\":true},"
@@ -80,7 +80,7 @@ static void test_everything(void **state)
     assert_string_equal(r.stops[0], "end");
     sl_api_request_close(&r);
     r = chat("{" M ",\"temperature\":null,\"n\":null,\"stop\":null,\"tools\":null,\"logit_bias\":"
-                   "null,\"stream_options\":null,"
+             "null,\"stream_options\":null,"
              "\"response_format\":null,\"tool_choice\":null,\"max_tokens\":null,\"seed\":null,"
              "\"user\":null}");
     assert_int_equal(r.n, 1); /* null is absent */

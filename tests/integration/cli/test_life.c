@@ -1,5 +1,6 @@
-/* test_life.c - a session from the inside: starts that fail half way leave nothing behind (the session asserts that its loop is
- * empty, the sanitizers look at the memory), and replies may submit, cancel and stop. */
+/* test_life.c - a session from the inside: starts that fail half way leave nothing behind (the
+ * session asserts that its loop is empty, the sanitizers look at the memory), and replies may
+ * submit, cancel and stop. */
 #include <arpa/inet.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -18,9 +19,10 @@
 
 #define SKIPPED 77
 
-static const struct sl_session_options small = {.model = "smollm2", .context = 256, .sequences = 2, .stages = 2};
+static const struct sl_session_options small = {
+    .model = "smollm2", .context = 256, .sequences = 2, .stages = 2};
 
-/* ---- starts that fail ------------------------------------------------------------------------------------------- */
+/* ---- starts that fail ------------------------------------------------------------------------ */
 
 static int fails(struct sl_cluster *c, const char *says)
 {
@@ -88,7 +90,8 @@ static void test_wrong_program(void **state)
     close(fd);
     make(&small, &c);
     as_processes(&c, path);
-    assert_int_equal(fails(&c, "what do you want"), SL_EINPUT); /* at once: to try again cannot help */
+    assert_int_equal(fails(&c, "what do you want"),
+                     SL_EINPUT); /* at once: to try again cannot help */
     unlink(path);
 }
 
@@ -112,16 +115,16 @@ static void test_port_taken(void **state)
     close(fd);
 }
 
-/* ---- replies that call back ------------------------------------------------------------------------------------- */
+/* ---- replies that call back ------------------------------------------------------------------ */
 
 static const int32_t prompt[] = {504, 3575, 282, 4649, 314};
 
 struct client {
     struct sl_session *s;
-    struct client *next;  /* submitted at the first token */
-    int cancel_at;        /* cancels itself at that token; 0: does not */
-    int stop_at;          /* stops the service at that token */
-    int too_long;         /* a request that must be refused */
+    struct client *next; /* submitted at the first token */
+    int cancel_at;       /* cancels itself at that token; 0: does not */
+    int stop_at;         /* stops the service at that token */
+    int too_long;        /* a request that must be refused */
     int submitted, tokens, done, failed, code;
     uint64_t id;
 };
@@ -130,7 +133,8 @@ static void on_reply(void *arg, const struct sl_effect *fx);
 
 static int submit(struct client *c)
 {
-    struct sl_submit req = {.tokens = prompt, .n_tokens = SL_ARRAY_LEN(prompt), .max_tokens = 6, .ignore_eos = 1};
+    struct sl_submit req = {
+        .tokens = prompt, .n_tokens = SL_ARRAY_LEN(prompt), .max_tokens = 6, .ignore_eos = 1};
     static int32_t many[300];
     struct sl_err e;
     sl_sampling_default(&req.sampling);
@@ -179,13 +183,15 @@ static void test_calls_inside(void **state)
     (void)state;
     static struct sl_session s;
     open_small(&s);
-    struct client last = {.s = &s}, refused = {.s = &s, .too_long = 1}, withdrawn = {.s = &s, .next = &refused, .cancel_at = 2},
+    struct client last = {.s = &s}, refused = {.s = &s, .too_long = 1},
+                  withdrawn = {.s = &s, .next = &refused, .cancel_at = 2},
                   first = {.s = &s, .next = &withdrawn}, other = {.s = &s, .next = &last};
     assert_int_equal(submit(&first), 0);
     assert_int_equal(submit(&other), 0);
     struct client at_once = {.s = &s, .too_long = 1};
     assert_int_equal(submit(&at_once), SL_ELIMIT);
-    while (!first.done || !other.done || !last.done || !refused.failed || withdrawn.tokens < 2) uv_run(&s.loop, UV_RUN_ONCE);
+    while (!first.done || !other.done || !last.done || !refused.failed || withdrawn.tokens < 2)
+        uv_run(&s.loop, UV_RUN_ONCE);
     assert_int_equal(refused.code, SL_ELIMIT); /* from inside a reply, a refusal is a reply */
     assert_int_equal(first.tokens, 6);
     assert_int_equal(last.tokens, 6);
@@ -219,10 +225,12 @@ static void test_withdrawn_inside(void **state)
     static struct sl_session s;
     open_small(&s);
     struct client never = {.s = &s}, first = {.s = &s, .next = &never};
-    struct sl_submit req = {.tokens = prompt, .n_tokens = SL_ARRAY_LEN(prompt), .max_tokens = 4, .ignore_eos = 1};
+    struct sl_submit req = {
+        .tokens = prompt, .n_tokens = SL_ARRAY_LEN(prompt), .max_tokens = 4, .ignore_eos = 1};
     struct sl_err e;
     sl_sampling_default(&req.sampling);
-    assert_int_equal(sl_service_submit(s.service, &req, withdraw_at_once, &first, &first.id, &e), 0);
+    assert_int_equal(sl_service_submit(s.service, &req, withdraw_at_once, &first, &first.id, &e),
+                     0);
     while (!first.done) uv_run(&s.loop, UV_RUN_ONCE);
     assert_int_equal(never.tokens + never.done + never.failed, 0);
     sl_session_close(&s, 1);
@@ -243,7 +251,7 @@ static void test_stop_inside(void **state)
     sl_session_close(&s, 1);
 }
 
-/* ---- a context nobody asked for --------------------------------------------------------------------------------- */
+/* ---- a context nobody asked for -------------------------------------------------------------- */
 
 static void test_context(void **state)
 {
@@ -277,8 +285,9 @@ int main(void)
     signal(SIGPIPE, SIG_IGN);
     if (sl_model_resolve("smollm2", path, sizeof path, &e)) return SKIPPED;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wrong_options), cmocka_unit_test(test_wrong_program),    cmocka_unit_test(test_port_taken),
-        cmocka_unit_test(test_calls_inside),  cmocka_unit_test(test_withdrawn_inside), cmocka_unit_test(test_stop_inside),
+        cmocka_unit_test(test_wrong_options),    cmocka_unit_test(test_wrong_program),
+        cmocka_unit_test(test_port_taken),       cmocka_unit_test(test_calls_inside),
+        cmocka_unit_test(test_withdrawn_inside), cmocka_unit_test(test_stop_inside),
         cmocka_unit_test(test_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,9 +25,7 @@
 static struct sl_ctl_step records[STAGES_MAX][RECORDS_MAX];
 static int n_records[STAGES_MAX];
 
-/* ---- recording
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- recording ------------------------------------------------------------------------------- */
 
 static void record(const struct engine_setup *setup)
 {
@@ -50,9 +48,7 @@ static void record(const struct engine_setup *setup)
     engine_close(e);
 }
 
-/* ---- judging
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- judging --------------------------------------------------------------------------------- */
 
 /* Every stage ran every micro-batch once, in one order, one at a time, and none before the stage
  * ahead of it had ended. */
@@ -167,9 +163,7 @@ static void judge(int n_stages, const char *what)
     assert_true(all_busy_share(n_stages) > 0);
 }
 
-/* ---- clusters
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- clusters -------------------------------------------------------------------------------- */
 
 static const char *model;
 

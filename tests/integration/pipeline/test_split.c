@@ -38,9 +38,7 @@ static int32_t text[4 * LOGIT_TOKENS]; /* token ids of a text */
 static struct sl_submit questions[QUESTIONS];
 static struct engine_answer expected[QUESTIONS];
 
-/* ---- the questions
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the questions --------------------------------------------------------------------------- */
 
 /* Ids of real text where the model has a real vocabulary, else of anything: a fixed mixture. */
 static void make_text(const struct engine *e)
@@ -130,9 +128,7 @@ static void compare_setup(const struct engine_setup *setup, const char *variant)
     engine_close(e);
 }
 
-/* ---- variants
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- variants -------------------------------------------------------------------------------- */
 
 /* Links really are what was asked for. */
 static void assert_transport(const struct engine *e, const char *want)
@@ -216,9 +212,7 @@ static void test_micro_batches(void **state)
     }
 }
 
-/* ---- company
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- company --------------------------------------------------------------------------------- */
 
 /* Seven other requests of all lengths, longer than the questions. */
 static int make_company(struct sl_submit *out)
@@ -257,8 +251,7 @@ static void test_company(void **state)
     engine_close(e);
 }
 
-/* ---- a cache too small for all
- * ------------------------------------------------------------------------------------ */
+/* ---- a cache too small for all --------------------------------------------------------------- */
 
 /* A cluster whose only stage has hardly more cache than its longest sequence needs: the limit grows
  * from the weights alone, eight blocks at a time, until the plan is content. */
@@ -299,9 +292,7 @@ static void test_preemption(void **state)
     engine_close(e);
 }
 
-/* ---- chance
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- chance ---------------------------------------------------------------------------------- */
 
 static int same_ids(const struct engine_answer *a, const struct engine_answer *b)
 {

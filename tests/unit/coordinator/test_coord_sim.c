@@ -49,7 +49,7 @@ static void on_abort(int sig)
         if (!(x)) die("not true: " #x);                                                            \
     } while (0)
 
-/* ---- the world ---- */
+/* ---- the world ------------------------------------------------------------------------------- */
 
 enum what {
     W_ARRIVE,
@@ -154,7 +154,7 @@ static struct event pop(void)
     return top;
 }
 
-/* ---- frames ---- */
+/* ---- frames ---------------------------------------------------------------------------------- */
 
 static struct frame *copy_frame(const struct sl_effect *e)
 {
@@ -195,7 +195,7 @@ static void free_frame(struct frame *f)
     free(f);
 }
 
-/* ---- devices ---- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 static void drop_frames(struct device *d)
 {
@@ -295,7 +295,7 @@ static void start(int device)
     }
 }
 
-/* ---- effects ---- */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 static void step(struct sl_event *e);
 
@@ -491,7 +491,7 @@ static void step(struct sl_event *e)
     S.preemptions = st.preemptions;
 }
 
-/* ---- what must come ---- */
+/* ---- what must come -------------------------------------------------------------------------- */
 
 static void expect(struct want *w, int cap_tokens)
 {
@@ -552,7 +552,7 @@ static void make_want(struct want *w, uint64_t id, int cap_tokens)
     if (!too_long(w)) expect(w, cap_tokens);
 }
 
-/* ---- one run ---- */
+/* ---- one run --------------------------------------------------------------------------------- */
 
 static void make_cluster(void)
 {

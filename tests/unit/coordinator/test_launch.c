@@ -1,4 +1,5 @@
-/* test_launch.c - child processes: how their end is told, and that none outlives its coordinator. */
+/* test_launch.c - child processes: how their end is told, and that none outlives its coordinator.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -38,7 +39,8 @@ static int start(struct rig *r, const char *program, struct sl_err *err)
 {
     memset(r, 0, sizeof *r);
     uv_loop_init(&r->loop);
-    r->node = (struct sl_node){.name = "here", .host = "127.0.0.1", .launch = SL_LAUNCH_LOCAL, .program = program};
+    r->node = (struct sl_node){
+        .name = "here", .host = "127.0.0.1", .launch = SL_LAUNCH_LOCAL, .program = program};
     r->device = (struct sl_device){.name = "here/0"};
     struct sl_launch_params p = {.program = program,
                                  .control = "127.0.0.1:1",
@@ -100,7 +102,8 @@ static void test_ends(void **state)
     assert_int_equal(strlen(r.last), sizeof r.last - 1);
 }
 
-/* The key is in the environment and not among the arguments; standard input is empty; no file of ours is open. */
+/* The key is in the environment and not among the arguments; standard input is empty; no file of
+ * ours is open. */
 static void test_what_it_gets(void **state)
 {
     (void)state;
@@ -108,7 +111,9 @@ static void test_what_it_gets(void **state)
     int ours = open("/dev/null", O_RDONLY | O_CLOEXEC);
     run_script(&r, "echo \"$SLUICE_JOIN_KEY $SLUICE_PARENT $* $(cat | wc -c)\" >&2");
     char want[200];
-    snprintf(want, sizeof want, "secret %d stage --join 127.0.0.1:1 --device here/0 --log-level warn 0", (int)getpid());
+    snprintf(want, sizeof want,
+             "secret %d stage --join 127.0.0.1:1 --device here/0 --log-level warn 0",
+             (int)getpid());
     assert_string_equal(r.last, want);
     close(ours);
 }
@@ -141,7 +146,8 @@ static void test_abandon(void **state)
     struct sl_err e = {0};
     char path[64];
     script(path, "trap '' TERM; exec sleep 1000");
-    for (int grace = 0; grace <= 100; grace += 100) { /* at once, or after it did not leave by itself */
+    for (int grace = 0; grace <= 100;
+         grace += 100) { /* at once, or after it did not leave by itself */
         assert_int_equal(start(&r, path, &e), 0);
         sl_child_abandon(r.child, grace);
         finish(&r);
@@ -156,7 +162,8 @@ static void test_abandon(void **state)
     unlink(path);
 }
 
-/* A coordinator is killed: its stage, which is still looking for it, dies with it. We inherit and reap the stage. */
+/* A coordinator is killed: its stage, which is still looking for it, dies with it. We inherit and
+ * reap the stage. */
 static void test_orphan(void **state)
 {
     (void)state;
@@ -177,8 +184,10 @@ static void test_orphan(void **state)
     assert_int_equal(read(p[0], &stage, sizeof stage), sizeof stage);
     assert_int_equal(kill(coordinator, SIGKILL), 0);
     assert_int_equal(waitpid(coordinator, &status, 0), coordinator);
-    assert_int_equal(waitpid(stage, &status, 0), stage); /* it would look for a minute: the test's limit is less */
-    assert_true((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) || (WIFEXITED(status) && WEXITSTATUS(status) == 1));
+    assert_int_equal(waitpid(stage, &status, 0),
+                     stage); /* it would look for a minute: the test's limit is less */
+    assert_true((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) ||
+                (WIFEXITED(status) && WEXITSTATUS(status) == 1));
     close(p[0]);
     close(p[1]);
 }
@@ -187,8 +196,9 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ends),    cmocka_unit_test(test_what_it_gets), cmocka_unit_test(test_grandchild),
-        cmocka_unit_test(test_no_program), cmocka_unit_test(test_abandon),   cmocka_unit_test(test_orphan),
+        cmocka_unit_test(test_ends),       cmocka_unit_test(test_what_it_gets),
+        cmocka_unit_test(test_grandchild), cmocka_unit_test(test_no_program),
+        cmocka_unit_test(test_abandon),    cmocka_unit_test(test_orphan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* kernels_lib.h - what the kernel tests share: backends of one vector row, random numbers, comparison. */
+/* kernels_lib.h - what the kernel tests share: backends of one vector row, random numbers,
+ * comparison. */
 #ifndef SL_TESTS_KERNELS_LIB_H
 #define SL_TESTS_KERNELS_LIB_H
 
@@ -10,7 +11,8 @@
 #define T_ROWS_MAX 8
 int t_rows(const struct sl_op_row *out[T_ROWS_MAX]);
 
-/* A CPU backend of one vector row without a matmul, and the reference. Destroyed by sl_backend_destroy. */
+/* A CPU backend of one vector row without a matmul, and the reference. Destroyed by
+ * sl_backend_destroy. */
 struct sl_backend *t_backend(const struct sl_op_row *row, int n_threads);
 struct sl_backend *t_reference(void);
 

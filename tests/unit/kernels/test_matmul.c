@@ -50,7 +50,7 @@ static void *grab(size_t bytes)
     return p;
 }
 
-/* ---- weights ---- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 /* A scale: mostly ordinary, sometimes zero, subnormal or negative. */
 static void put_half(uint8_t *at)
@@ -118,7 +118,7 @@ static int is_float(enum sl_dtype t)
     return sl_dtype_block(t) == 1;
 }
 
-/* ---- activations ---- */
+/* ---- activations ----------------------------------------------------------------------------- */
 
 /* Row 1 has an outlier, row 2 is zero, row 3 tiny, row 4 has a zero group; the others are ordinary.
  */
@@ -133,7 +133,7 @@ static float *make_x(int n, int64_t cols)
     return x;
 }
 
-/* ---- one CPU row under test ---- */
+/* ---- one CPU row under test ------------------------------------------------------------------ */
 
 static const struct sl_matmul_ops *row; /* set by main for each group of tests */
 static struct sl_pool *pools[3];

@@ -25,7 +25,7 @@ static void fill(float *x, int n, uint64_t seed, float scale)
         x[i] = ((float)(sl_mix64(seed * 1000003 + (uint64_t)i) >> 40) * 0x1p-23f - 1) * scale;
 }
 
-/* ---- slow and plain ------------------------------------------------------------------------- */
+/* ---- slow and plain -------------------------------------------------------------------------- */
 
 struct slow {
     double x; /* logit */
@@ -57,7 +57,7 @@ static int slow_survivors(const float *x, int n, const struct sl_sampling *p, st
     return keep;
 }
 
-/* ---- rules ---------------------------------------------------------------------------------- */
+/* ---- rules ----------------------------------------------------------------------------------- */
 
 /* Over many positions exactly the survivors appear, each about as often as its weight says
  * (chi-square, 4 sigma). */

@@ -18,7 +18,7 @@
 #include "base/sl_assert.h"
 #include "model/template.h"
 
-/* ---- helpers ---- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 enum stage { COMPILED, RENDERED, COMPILE_FAILED, RENDER_FAILED };
 
@@ -95,7 +95,7 @@ struct tally {
     int right, all;
 };
 
-/* ---- golden data ---- */
+/* ---- golden data ----------------------------------------------------------------------------- */
 
 static void jinja_line(const json_t *j, void *arg)
 {
@@ -165,7 +165,7 @@ static void golden_templates(void **state)
     assert_int_equal(right, all);
 }
 
-/* ---- rows of our own: what the vectors leave out ---- */
+/* ---- rows of our own: what the vectors leave out --------------------------------------------- */
 
 static void expect(const char *source, const char *want)
 {
@@ -244,7 +244,7 @@ static void more_features(void **state)
     for (size_t i = 0; i < SL_ARRAY_LEN(rows); i++) expect(rows[i][0], rows[i][1]);
 }
 
-/* ---- hostile templates ---- */
+/* ---- hostile templates ----------------------------------------------------------------------- */
 
 static void expect_error(const char *source, size_t n, enum stage where, const char *what)
 {

@@ -26,7 +26,7 @@
 
 static int n_skipped;
 
-/* ---- helpers ---- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 struct fixture {
     struct sl_weights *w;
@@ -97,7 +97,7 @@ static void check_ids(const struct sl_ids *got, const int32_t *want, size_t n, c
     fail_msg("ids differ for '%s'", text);
 }
 
-/* ---- vectors ---- */
+/* ---- vectors --------------------------------------------------------------------------------- */
 
 static char *read_file(const char *path)
 {
@@ -289,7 +289,7 @@ static void test_hostile_smollm2(void **state)
     close_file(&f);
 }
 
-/* ---- a toy vocabulary ---- */
+/* ---- a toy vocabulary ------------------------------------------------------------------------ */
 
 /* A GGUF file of metadata only, built in memory. */
 struct blob {
@@ -554,7 +554,7 @@ static void test_merging_against_plain(void **state)
     close_file(&f);
 }
 
-/* ---- files that must be refused ---- */
+/* ---- files that must be refused -------------------------------------------------------------- */
 
 static void check_refused(struct blob *b, int code, const char *part)
 {
@@ -651,7 +651,7 @@ static void test_odd_tokens(void **state)
     close_file(&f);
 }
 
-/* ---- streaming ---- */
+/* ---- streaming ------------------------------------------------------------------------------- */
 
 /* One token for each byte but 4 of UTF-8's bytes that come in pairs: text arrives in pieces of any
  * cut. */

@@ -113,7 +113,8 @@ static void test_fields(void **state)
     assert_int_equal(sl_ctl_unpack(b.data, b.len, &m, &used, NULL), 0);
     assert_true(m.report.now_ns == 1 && m.report.busy_ns == 2 && m.report.steps == 3 &&
                 m.report.rows == 4);
-    assert_true(m.report.layers == 6 && m.report.queued == 5 && m.report.n_links == 1 && m.report.n_recent == 2);
+    assert_true(m.report.layers == 6 && m.report.queued == 5 && m.report.n_links == 1 &&
+                m.report.n_recent == 2);
     assert_memory_equal(&m.report.recent[1], &steps[1], sizeof steps[1]);
     assert_true(m.report.links[0].stage == 3 && m.report.links[0].frames == 4 &&
                 m.report.links[0].bytes == 5 && m.report.links[0].busy_ns == 6);

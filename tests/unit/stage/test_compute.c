@@ -1,6 +1,7 @@
 /* test_compute.c - the compute thread: order, limits, epochs, and its end at any moment.
  *
- * `wake` is called on the compute thread, so a wake that waits holds the thread where the test wants it. */
+ * `wake` is called on the compute thread, so a wake that waits holds the thread where the test
+ * wants it. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <setjmp.h>
@@ -108,7 +109,8 @@ static void test_steps(void **state)
     rig_close(&r);
 }
 
-/* Frames of another epoch are dropped without an outcome, before and after the reset between them. */
+/* Frames of another epoch are dropped without an outcome, before and after the reset between them.
+ */
 static void test_epochs(void **state)
 {
     (void)state;
@@ -140,7 +142,8 @@ static void test_full(void **state)
     struct sl_stage_params p = tiny_params("/nonexistent.gguf", 0, 1);
     assert_int_equal(sl_compute_load(r.c, &p), 0); /* fails, and then the thread waits in wake */
     sem_wait(&r.woken);
-    for (int i = 0; i < SL_STAGE_QUEUE_MAX; i++) assert_int_equal(sl_compute_step(r.c, work(0, 1)), 0);
+    for (int i = 0; i < SL_STAGE_QUEUE_MAX; i++)
+        assert_int_equal(sl_compute_step(r.c, work(0, 1)), 0);
     assert_int_equal(sl_compute_step(r.c, work(0, 1)), SL_EBUSY); /* and the frame is freed */
     assert_int_equal(sl_compute_reset(r.c, 3), 0);                /* control still has room */
     sl_compute_get_stats(r.c, &st);
@@ -211,8 +214,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),    cmocka_unit_test(test_epochs),       cmocka_unit_test(test_full),
-        cmocka_unit_test(test_bad_step), cmocka_unit_test(test_stop_loading),
+        cmocka_unit_test(test_steps),        cmocka_unit_test(test_epochs),
+        cmocka_unit_test(test_full),         cmocka_unit_test(test_bad_step),
+        cmocka_unit_test(test_stop_loading),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

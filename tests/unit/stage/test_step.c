@@ -1,5 +1,5 @@
-/* test_step.c - the step of a stage: its numbers against a plain computation in double precision, and every way a descriptor
- * can contradict what the stage holds. */
+/* test_step.c - the step of a stage: its numbers against a plain computation in double precision,
+ * and every way a descriptor can contradict what the stage holds. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -68,7 +68,7 @@ static int step(struct sl_stage *s, const struct sl_batch_seq *shares, int n, st
     return r;
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 /* The model computed plainly: one sequence, all positions at once, double precision. */
 struct plain {
@@ -91,7 +91,8 @@ static void norm(const double *x, const float *gain, double eps, int n, double *
     for (int i = 0; i < n; i++) out[i] = x[i] / sqrt(sum / n + eps) * (double)gain[i];
 }
 
-static void product(const float *w, const float *bias, const double *x, int rows, int cols, double *out)
+static void product(const float *w, const float *bias, const double *x, int rows, int cols,
+                    double *out)
 {
     for (int r = 0; r < rows; r++) {
         out[r] = bias ? (double)bias[r] : 0;
@@ -103,8 +104,10 @@ static void turn(const struct sl_config *c, double *head, int pos)
 {
     int half = c->rope_dims / 2;
     for (int i = 0; i < half; i++) {
-        int a = c->rope == SL_ROPE_NEOX ? i : 2 * i, b = c->rope == SL_ROPE_NEOX ? i + half : 2 * i + 1;
-        double t = pos * pow((double)c->rope_base, -2.0 * i / c->rope_dims), x = head[a], y = head[b];
+        int a = c->rope == SL_ROPE_NEOX ? i : 2 * i,
+            b = c->rope == SL_ROPE_NEOX ? i + half : 2 * i + 1;
+        double t = pos * pow((double)c->rope_base, -2.0 * i / c->rope_dims), x = head[a],
+               y = head[b];
         head[a] = x * cos(t) - y * sin(t);
         head[b] = x * sin(t) + y * cos(t);
     }
@@ -113,8 +116,8 @@ static void turn(const struct sl_config *c, double *head, int pos)
 #define POSITIONS 20 /* more than a block */
 #define WIDTH 16     /* the widest vector */
 
-static void attend(const struct sl_config *c, double q[POSITIONS][WIDTH], double k[POSITIONS][WIDTH],
-                   double v[POSITIONS][WIDTH], int t, double *out)
+static void attend(const struct sl_config *c, double q[POSITIONS][WIDTH],
+                   double k[POSITIONS][WIDTH], double v[POSITIONS][WIDTH], int t, double *out)
 {
     for (int h = 0; h < c->n_heads; h++) {
         int kv = h / (c->n_heads / c->n_kv_heads), d = c->head_dim;
@@ -135,7 +138,8 @@ static void attend(const struct sl_config *c, double q[POSITIONS][WIDTH], double
 static void plain_layer(const struct plain *m, int l, double x[POSITIONS][WIDTH])
 {
     const struct sl_config *c = &m->c;
-    double q[POSITIONS][WIDTH], k[POSITIONS][WIDTH], v[POSITIONS][WIDTH], a[WIDTH], b[WIDTH], g[WIDTH], u[WIDTH];
+    double q[POSITIONS][WIDTH], k[POSITIONS][WIDTH], v[POSITIONS][WIDTH], a[WIDTH], b[WIDTH],
+        g[WIDTH], u[WIDTH];
     int nq = c->n_heads * c->head_dim, nkv = c->n_kv_heads * c->head_dim;
     for (int t = 0; t < POSITIONS; t++) {
         norm(x[t], tensor(m, SL_ROLE_ATTN_NORM, l), (double)c->rms_eps, c->n_embd, a);
@@ -168,7 +172,8 @@ static void plain_logits(const char *file, double logits[POSITIONS][TINY_VOCAB])
     assert_int_equal(sl_config_read(m.w, &m.c, &e), 0);
     const float *embed = tensor(&m, SL_ROLE_EMBED, 0);
     for (int t = 0; t < POSITIONS; t++)
-        for (int i = 0; i < TINY_EMBD; i++) x[t][i] = (double)embed[(t % TINY_VOCAB) * TINY_EMBD + i];
+        for (int i = 0; i < TINY_EMBD; i++)
+            x[t][i] = (double)embed[(t % TINY_VOCAB) * TINY_EMBD + i];
     for (int l = 0; l < m.c.n_layers; l++) plain_layer(&m, l, x);
     for (int t = 0; t < POSITIONS; t++) {
         norm(x[t], tensor(&m, SL_ROLE_OUT_NORM, 0), (double)m.c.rms_eps, TINY_EMBD, a);
@@ -178,7 +183,8 @@ static void plain_logits(const char *file, double logits[POSITIONS][TINY_VOCAB])
 }
 
 /* Runs one share through a pipeline of n stages and copies the logits of its rows. */
-static void run_logits(struct sl_stage *const *stages, int n, const struct sl_batch_seq *share, float *logits)
+static void run_logits(struct sl_stage *const *stages, int n, const struct sl_batch_seq *share,
+                       float *logits)
 {
     struct sl_frame *f;
     struct sl_err e;
@@ -193,7 +199,8 @@ static void run_logits(struct sl_stage *const *stages, int n, const struct sl_ba
     assert_int_equal(sl_results_unpack(sl_frame_desc(f), f->head.desc_len, &res, &e), 0);
     assert_int_equal(res.results.n_scored, 1);
     assert_int_equal(res.results.scored[0].n, share->n_tokens);
-    memcpy(logits, res.results.scored[0].logits, (size_t)share->n_tokens * TINY_VOCAB * sizeof *logits);
+    memcpy(logits, res.results.scored[0].logits,
+           (size_t)share->n_tokens * TINY_VOCAB * sizeof *logits);
     sl_results_in_close(&res);
     sl_frame_free(f);
 }
@@ -205,14 +212,16 @@ static void check_model(const char *arch)
     float whole[POSITIONS][TINY_VOCAB], split[POSITIONS][TINY_VOCAB];
     tiny_write(arch, file);
     plain_logits(file, want);
-    struct sl_stage_params p = tiny_params(file, 0, 1), p0 = tiny_params(file, 0, 2), p1 = tiny_params(file, 1, 2);
+    struct sl_stage_params p = tiny_params(file, 0, 1), p0 = tiny_params(file, 0, 2),
+                           p1 = tiny_params(file, 1, 2);
     struct sl_stage *one[] = {open_stage(&p)}, *two[] = {open_stage(&p0), open_stage(&p1)};
     struct sl_batch_seq share = tiny_share(2, SL_SEQ_LOGITS, POSITIONS, 3, 2);
     run_logits(one, 1, &share, whole[0]);
     for (int t = 0; t < POSITIONS; t++)
         for (int i = 0; i < TINY_VOCAB; i++)
             if (!(fabs((double)whole[t][i] - want[t][i]) < 1e-4 * (1 + fabs(want[t][i]))))
-                fail_msg("%s: position %d, token %d: %.7f, not %.7f", arch, t, i, (double)whole[t][i], want[t][i]);
+                fail_msg("%s: position %d, token %d: %.7f, not %.7f", arch, t, i,
+                         (double)whole[t][i], want[t][i]);
 
     /* two stages, and the prompt in two pieces: the same bits */
     struct sl_batch_seq head = share, tail = share;
@@ -252,7 +261,7 @@ static void test_qwen2(void **state)
     check_model("qwen2"); /* biases, and pairs half a head apart */
 }
 
-/* ---- hostile ---------------------------------------------------------------------------------------------------- */
+/* ---- hostile --------------------------------------------------------------------------------- */
 
 static void test_shares(void **state)
 {
@@ -328,7 +337,8 @@ static void test_logits_limit(void **state)
 {
     (void)state;
     struct sl_stage s = {.c.n_vocab = SL_VOCAB_MAX};
-    struct sl_batch_seq share = {.flags = SL_SEQ_LOGITS, .n_tokens = (int)(SL_FRAME_DESC_MAX / SL_VOCAB_MAX / 4)};
+    struct sl_batch_seq share = {.flags = SL_SEQ_LOGITS,
+                                 .n_tokens = (int)(SL_FRAME_DESC_MAX / SL_VOCAB_MAX / 4)};
     struct sl_batch b = {.n_seqs = 1, .seqs = &share};
     struct sl_err e;
     assert_int_equal(sl_exec_check(&s, &b, &e), 0);
@@ -379,7 +389,8 @@ static void test_frames(void **state)
     sl_stage_destroy(s);
 }
 
-/* Every byte of a good descriptor turned into others: an answer or a refusal, never a crash (the sanitizers watch). */
+/* Every byte of a good descriptor turned into others: an answer or a refusal, never a crash (the
+ * sanitizers watch). */
 static void test_bent(void **state)
 {
     (void)state;
@@ -404,7 +415,7 @@ static void test_bent(void **state)
     sl_stage_destroy(s);
 }
 
-/* ---- memory and parameters -------------------------------------------------------------------------------------- */
+/* ---- memory and parameters ------------------------------------------------------------------- */
 
 static int creates(const struct sl_stage_params *p, struct sl_stage_info *info)
 {
@@ -469,10 +480,11 @@ static void test_params(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),        cmocka_unit_test(test_qwen2),   cmocka_unit_test(test_shares),
-        cmocka_unit_test(test_twice),        cmocka_unit_test(test_scores),  cmocka_unit_test(test_logits_limit),
-        cmocka_unit_test(test_frames),       cmocka_unit_test(test_bent),    cmocka_unit_test(test_reserve),
-        cmocka_unit_test(test_params),
+        cmocka_unit_test(test_llama),   cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_shares),  cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_scores),  cmocka_unit_test(test_logits_limit),
+        cmocka_unit_test(test_frames),  cmocka_unit_test(test_bent),
+        cmocka_unit_test(test_reserve), cmocka_unit_test(test_params),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

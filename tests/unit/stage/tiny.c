@@ -51,8 +51,12 @@ struct sl_frame *tiny_frame(const struct sl_batch *b, uint32_t epoch, uint64_t s
     sl_buf_init(&packed, SL_FRAME_DESC_MAX);
     int r = sl_batch_pack(b, &packed);
     SL_ASSERT(r == 0);
-    struct sl_frame_head h = {
-        .kind = SL_FRAME_BATCH, .epoch = epoch, .slot = slot, .desc_len = (uint32_t)packed.len, .dtype = SL_F32, .n_hops = 1};
+    struct sl_frame_head h = {.kind = SL_FRAME_BATCH,
+                              .epoch = epoch,
+                              .slot = slot,
+                              .desc_len = (uint32_t)packed.len,
+                              .dtype = SL_F32,
+                              .n_hops = 1};
     struct sl_frame *f = sl_frame_alloc(&h);
     SL_ASSERT(f);
     memcpy(f->body, packed.data, packed.len);

@@ -109,7 +109,7 @@ static struct best brute(const struct instance *x)
     return all;
 }
 
-/* ---- what every plan must be ---- */
+/* ---- what every plan must be ----------------------------------------------------------------- */
 
 static void check_plan(const struct instance *x, const struct sl_plan *p)
 {
@@ -188,7 +188,7 @@ static void test_monotone(void **state)
     }
 }
 
-/* ---- by hand ---- */
+/* ---- by hand --------------------------------------------------------------------------------- */
 
 static uint64_t equal_layers[130];
 

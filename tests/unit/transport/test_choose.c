@@ -13,7 +13,8 @@
 
 static void expect(const char *a, const char *b, int process, int host, const char *want)
 {
-    const char *one = sl_transport_choose(a, b, process, host), *two = sl_transport_choose(b, a, process, host);
+    const char *one = sl_transport_choose(a, b, process, host),
+               *two = sl_transport_choose(b, a, process, host);
     if (!want) {
         assert_null(one);
         assert_null(two);
@@ -37,8 +38,9 @@ static void test_choose(void **state)
     expect(all, "local", 0, 1, NULL);
     expect("ucx-tcp", "ucx-shm", 1, 1, NULL);
     expect(all, "", 1, 1, NULL);
-    expect("ucx-tcp local", "local ucx-shm ucx-tcp", 1, 1, "local"); /* the best, whatever the order */
-    expect("ucx-tcpx", "ucx-tcpx ucx-tcp", 0, 0, NULL);              /* whole names */
+    expect("ucx-tcp local", "local ucx-shm ucx-tcp", 1, 1,
+           "local");                                    /* the best, whatever the order */
+    expect("ucx-tcpx", "ucx-tcpx ucx-tcp", 0, 0, NULL); /* whole names */
 }
 
 /* The ids of a child of ours, through a pipe. */
@@ -64,7 +66,8 @@ static void child_ids(char host[SL_ID_MAX], char process[SL_ID_MAX])
 static void test_ids(void **state)
 {
     (void)state;
-    char host[SL_ID_MAX], again[SL_ID_MAX], process[SL_ID_MAX], its_host[SL_ID_MAX], its_process[SL_ID_MAX];
+    char host[SL_ID_MAX], again[SL_ID_MAX], process[SL_ID_MAX], its_host[SL_ID_MAX],
+        its_process[SL_ID_MAX];
     assert_int_equal(sl_host_id(host, sizeof host), 0);
     assert_int_equal(sl_host_id(again, sizeof again), 0);
     assert_string_equal(host, again);

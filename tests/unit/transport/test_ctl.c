@@ -1,5 +1,5 @@
-/* test_ctl.c - a control connection against peers that are slow, broken, deaf or gone. The peer is the other end of a socket
- * pair in this thread; it moves only when the test lets it. */
+/* test_ctl.c - a control connection against peers that are slow, broken, deaf or gone. The peer is
+ * the other end of a socket pair in this thread; it moves only when the test lets it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -68,7 +68,8 @@ static void turn(struct rig *r)
 
 static void pack(struct sl_buf *b, uint64_t done)
 {
-    struct sl_ctl m = {.kind = SL_CTL_PROGRESS, .progress = {.done_bytes = done, .total_bytes = 100}};
+    struct sl_ctl m = {.kind = SL_CTL_PROGRESS,
+                       .progress = {.done_bytes = done, .total_bytes = 100}};
     assert_int_equal(sl_ctl_pack(&m, b), 0);
 }
 
@@ -225,8 +226,9 @@ int main(void)
 {
     signal(SIGPIPE, SIG_IGN); /* as every program of ours does */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pieces),      cmocka_unit_test(test_garbage),    cmocka_unit_test(test_gone),
-        cmocka_unit_test(test_deaf),        cmocka_unit_test(test_close_sends), cmocka_unit_test(test_close_deaf),
+        cmocka_unit_test(test_pieces),       cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_gone),         cmocka_unit_test(test_deaf),
+        cmocka_unit_test(test_close_sends),  cmocka_unit_test(test_close_deaf),
         cmocka_unit_test(test_close_inside), cmocka_unit_test(test_no_socket),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
