@@ -3,6 +3,24 @@
 #ifndef SL_CLI_CMD_H
 #define SL_CLI_CMD_H
 
+#include "base/conf.h"
+
+/* What every subcommand is made of; sl_cmd_main does the rest. */
+struct sl_cmd {
+    const char *name;
+    const char *usage; /* what --help says before the options */
+    const struct sl_conf_row *rows;
+    size_t n_rows;
+    int words; /* 1: one word that is no option may be given, 0: none */
+    /* Does the work; `settings` is filled, `word` NULL when it was not given. Returns 0 or an
+     * error. */
+    int (*work)(void *settings, const char *word, struct sl_err *err);
+};
+
+/* Parses argv into *settings (which holds the defaults), prints --help, or works and prints what
+ * went wrong as one line. Returns the exit status. */
+int sl_cmd_main(const struct sl_cmd *c, void *settings, int argc, char **argv);
+
 int sl_cmd_serve(int argc, char **argv);    /* cmd_serve.c */
 int sl_cmd_stage(int argc, char **argv);    /* cmd_stage.c */
 int sl_cmd_run(int argc, char **argv);      /* cmd_run.c */

@@ -166,8 +166,9 @@ static int measure(struct sl_session *s, const struct settings *o,
     return rc;
 }
 
-static int run(struct settings *o, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *yaml, struct sl_err *err)
 {
+    struct settings *o = settings;
     static struct sl_session session;
     static struct sl_bench_test tests[2 * LIST_MAX * LIST_MAX * LIST_MAX];
     struct sl_cluster cluster;
@@ -198,28 +199,25 @@ static int run(struct settings *o, const char *yaml, struct sl_err *err)
 
 int sl_cmd_bench(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "bench",
+        .usage = "usage: sluice bench (-m MODEL | CLUSTER.yaml) [-p 512] [-n 128] [-np 1,8] [-r 5] "
+                 "[-o md|csv|json]\n"
+                 "\n"
+                 "Measures prefill and decode, through the scheduler and the pipeline. `busy` is "
+                 "each stage's share of the time\n"
+                 "with work; weights GB/s is what the stages stream while they compute.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {.prompts = "512",
                          .generates = "128",
                          .depths = "0",
                          .parallel = "1",
                          .output = "md",
                          .repeats = 5};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf("usage: sluice bench (-m MODEL | CLUSTER.yaml) [-p 512] [-n 128] [-np 1,8] [-r 5] "
-               "[-o md|csv|json]\n\n"
-               "Measures prefill and decode, through the scheduler and the pipeline. `busy` is "
-               "each stage's share of the time\n"
-               "with work; weights GB/s is what the stages stream while they compute.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = run(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice bench: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

@@ -158,8 +158,9 @@ static int converse(struct sl_chat_peer *peer, json_t *messages, const struct se
     return 0;
 }
 
-static int run(const struct settings *s, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *yaml, struct sl_err *err)
 {
+    const struct settings *s = settings;
     struct sl_chat_peer *peer = NULL;
     int r = s->connect ? sl_chat_peer_connect(s->connect, s->key, &s->generate, &peer, err)
                        : sl_chat_peer_start(&s->session, yaml, &s->generate, &peer, err);
@@ -181,21 +182,18 @@ static int run(const struct settings *s, const char *yaml, struct sl_err *err)
 
 int sl_cmd_chat(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "chat",
+        .usage = "usage: sluice chat (--connect ADDR | -m MODEL | CLUSTER.yaml) [options]\n"
+                 "\n"
+                 "Talks to the model; /clear forgets, /quit or ^D ends, ^C stops an answer.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {.generate = SL_GENERATE_DEFAULTS};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
     setlocale(LC_CTYPE, ""); /* line editing in the terminal's characters */
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf("usage: sluice chat (--connect ADDR | -m MODEL | CLUSTER.yaml) [options]\n\n"
-               "Talks to the model; /clear forgets, /quit or ^D ends, ^C stops an answer.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = run(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice chat: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

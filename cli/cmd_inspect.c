@@ -161,8 +161,11 @@ static void print_text(const json_t *j, const struct settings *s)
     }
 }
 
-static int run(const struct settings *s, struct sl_err *err)
+static int run(void *settings, const char *word, struct sl_err *err)
 {
+    struct settings *s = settings;
+    if (word) s->model = word;
+    if (!s->model) return sl_err_set(err, SL_EUSAGE, "name a model: sluice inspect MODEL");
     char path[4096];
     struct sl_weights *w = NULL;
     struct sl_config c;
@@ -184,20 +187,17 @@ static int run(const struct settings *s, struct sl_err *err)
 
 int sl_cmd_inspect(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "inspect",
+        .usage = "usage: sluice inspect MODEL [options]\n"
+                 "\n"
+                 "Says what a model file holds.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {0};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf("usage: sluice inspect MODEL [options]\n\nSays what a model file holds.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (n_words) s.model = words[0];
-    if (r == 0 && !s.model) r = sl_err_set(&err, SL_EUSAGE, "name a model: sluice inspect MODEL");
-    if (r == 0) r = run(&s, &err);
-    if (r) fprintf(stderr, "sluice inspect: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

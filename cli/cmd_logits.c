@@ -108,8 +108,9 @@ static int collect(const struct settings *s, struct sl_session *session, struct 
     return r;
 }
 
-static int run(const struct settings *s, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *yaml, struct sl_err *err)
 {
+    const struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;
     if (!s->tokens == !s->text) return sl_err_set(err, SL_EUSAGE, "give --tokens IDS or -p TEXT");
@@ -125,21 +126,18 @@ static int run(const struct settings *s, const char *yaml, struct sl_err *err)
 
 int sl_cmd_logits(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "logits",
+        .usage =
+            "usage: sluice logits (-m MODEL | CLUSTER.yaml) --tokens 1,2,3 -o OUT.safetensors\n"
+            "\n"
+            "Writes the float32 logits of every position.\n"
+            "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {0};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf(
-            "usage: sluice logits (-m MODEL | CLUSTER.yaml) --tokens 1,2,3 -o OUT.safetensors\n\n"
-            "Writes the float32 logits of every position.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = run(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice logits: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

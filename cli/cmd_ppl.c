@@ -110,8 +110,9 @@ static int score(const struct settings *s, struct sl_session *session, int conte
     return r;
 }
 
-static int run(struct settings *s, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *yaml, struct sl_err *err)
 {
+    struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;
     if (!s->file) return sl_err_set(err, SL_EUSAGE, "give -f TEXT");
@@ -129,22 +130,18 @@ static int run(struct settings *s, const char *yaml, struct sl_err *err)
 
 int sl_cmd_ppl(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "ppl",
+        .usage =
+            "usage: sluice ppl (-m MODEL | CLUSTER.yaml) -f TEXT [-c CHUNK] [--chunks N]\n"
+            "\n"
+            "Perplexity over chunks of -c tokens (default 512), the second half of each scored.\n"
+            "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {0};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf(
-            "usage: sluice ppl (-m MODEL | CLUSTER.yaml) -f TEXT [-c CHUNK] [--chunks N]\n\n"
-            "Perplexity over chunks of -c tokens (default %d), the second half of each scored.\n\n",
-            PPL_CONTEXT);
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = run(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice ppl: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

@@ -92,8 +92,12 @@ static int render(const struct sl_template *t, const struct sl_weights *w, struc
     return rc;
 }
 
-static int run(const struct settings *set, struct sl_err *err)
+static int run(void *settings, const char *word, struct sl_err *err)
 {
+    const struct settings *set = settings;
+    (void)word;
+    if (!set->model && !set->template_file)
+        return sl_err_set(err, SL_EUSAGE, "no template; give one with -m MODEL or --template FILE");
     char path[PATH_MAX];
     struct sl_weights *w = NULL;
     struct sl_template *t = NULL;
@@ -113,25 +117,21 @@ static int run(const struct settings *set, struct sl_err *err)
 
 int sl_cmd_render(int argc, char **argv)
 {
-    struct settings set = {0};
-    struct sl_err err = {0};
-    const char *words[1];
-    int n_words, help;
-    int rc =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &set, argc, argv, words, 0, &n_words, &help, &err);
-    if (rc == 0 && help) {
-        puts("usage: sluice render (-m MODEL | --template FILE) < REQUEST.json\n"
-             "\nThe prompt text that a chat template makes of a request: a JSON object with "
-             "messages, tools,\n"
-             "add_generation_prompt and whatever else the template asks for. \"now\": "
-             "\"2025-08-06T14:30:05\"\n"
-             "fixes its clock.\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (rc == 0 && !set.model && !set.template_file)
-        rc = sl_err_set(&err, SL_EUSAGE, "no template; give one with -m MODEL or --template FILE");
-    if (rc == 0) rc = run(&set, &err);
-    if (rc) fprintf(stderr, "sluice render: %s\n", err.msg);
-    return sl_err_exit_status(rc);
+    static const struct sl_cmd cmd = {
+        .name = "render",
+        .usage = "usage: sluice render (-m MODEL | --template FILE) < REQUEST.json\n"
+                 "\n"
+                 "The prompt text that a chat template makes of a request: a JSON object with "
+                 "messages, tools,\n"
+                 "add_generation_prompt and whatever else the template asks for. \"now\": "
+                 "\"2025-08-06T14:30:05\"\n"
+                 "fixes its clock.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 0,
+        .work = run,
+    };
+    struct settings s = {0};
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

@@ -163,8 +163,9 @@ static void print_stats(const struct sl_session *s, const struct answer *a)
     sl_service_print(s->service, stderr);
 }
 
-static int run(const struct settings *s, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *yaml, struct sl_err *err)
 {
+    const struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;
     struct sl_ids ids = {0};
@@ -194,20 +195,17 @@ static int run(const struct settings *s, const char *yaml, struct sl_err *err)
 
 int sl_cmd_run(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "run",
+        .usage = "usage: sluice run (-m MODEL | CLUSTER.yaml) -p TEXT [options]\n"
+                 "\n"
+                 "Starts the model, or the cluster, answers one prompt on stdout and ends.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = run,
+    };
     struct settings s = {.generate = SL_GENERATE_DEFAULTS};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf("usage: sluice run (-m MODEL | CLUSTER.yaml) -p TEXT [options]\n\n"
-               "Starts the model, or the cluster, answers one prompt on stdout and ends.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = run(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice run: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

@@ -156,8 +156,9 @@ static void close_fronts(struct server *v)
     sl_keys_free(v->keys);
 }
 
-static int serve(const struct settings *s, const char *yaml, struct sl_err *err)
+static int serve(void *settings, const char *yaml, struct sl_err *err)
 {
+    const struct settings *s = settings;
     static struct server v;
     struct sl_cluster cluster;
     v.settings = s;
@@ -187,22 +188,19 @@ static int serve(const struct settings *s, const char *yaml, struct sl_err *err)
 
 int sl_cmd_serve(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "serve",
+        .usage = "usage: sluice serve CLUSTER.yaml [options]\n"
+                 "       sluice serve -m MODEL [options]\n"
+                 "\n"
+                 "Launches the stages of a topology file, or runs the model in this process, and "
+                 "serves it until SIGTERM.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 1,
+        .work = serve,
+    };
     struct settings s = {.port = -1};
-    struct sl_err err = {0};
-    const char *words[1] = {NULL};
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 1, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf(
-            "usage: sluice serve CLUSTER.yaml [options]\n       sluice serve -m MODEL [options]\n\n"
-            "Launches the stages of a topology file, or runs the model in this process, and serves "
-            "it until SIGTERM.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.session.log_level, &err);
-    if (r == 0) r = serve(&s, words[0], &err);
-    if (r) fprintf(stderr, "sluice serve: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

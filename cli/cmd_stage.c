@@ -143,13 +143,20 @@ static int dial(uv_loop_t *loop, const char *where, int64_t wait_s, int *fd, str
     }
 }
 
-static int run(const struct settings *s, struct sl_err *err)
+static int run(void *settings, const char *word, struct sl_err *err)
 {
+    const struct settings *s = settings;
+    static char name[128]; /* the log keeps the pointer */
+    (void)word;
+    snprintf(name, sizeof name, "[%s]", s->device ? s->device : "stage");
+    sl_log_set_name(name);
     char key[128] = "";
     int cpus[SL_SESSION_THREADS_MAX], n_cpus = 0, fd = -1;
     uint64_t memory = 0;
+    int r = sl_session_log_level(s->log_level, err);
+    if (r) return r;
     if (!s->join) return sl_err_set(err, SL_EUSAGE, "give --join HOST:PORT");
-    int r = read_key(s, key, sizeof key, err);
+    r = read_key(s, key, sizeof key, err);
     if (r) return r;
     if (s->memory && sl_parse_bytes(s->memory, &memory))
         return sl_err_set(err, SL_EUSAGE, "--memory '%s' is not like 4GiB", s->memory);
@@ -200,28 +207,20 @@ static void follow_parent(void)
 
 int sl_cmd_stage(int argc, char **argv)
 {
+    static const struct sl_cmd cmd = {
+        .name = "stage",
+        .usage = "usage: sluice stage --join HOST:PORT [options]\n"
+                 "\n"
+                 "Runs one stage of a cluster: joins the coordinator, loads the layers it is told "
+                 "to and computes until told to\n"
+                 "leave. Topology entries with `launch: external` wait for such stages.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 0,
+        .work = run,
+    };
     struct settings s = {.wait_s = 60};
-    struct sl_err err = {0};
-    const char *words[1];
-    int n_words, help;
     follow_parent();
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 0, &n_words, &help, &err);
-    if (r == 0 && help) {
-        printf("usage: sluice stage --join HOST:PORT [options]\n\n"
-               "Runs one stage of a cluster: joins the coordinator, loads the layers it is told to "
-               "and computes until told to\n"
-               "leave. Topology entries with `launch: external` wait for such stages.\n\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = sl_session_log_level(s.log_level, &err);
-    if (r == 0) {
-        static char name[128];
-        snprintf(name, sizeof name, "[%s]", s.device ? s.device : "stage");
-        sl_log_set_name(name);
-        r = run(&s, &err);
-    }
-    if (r) fprintf(stderr, "sluice stage: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

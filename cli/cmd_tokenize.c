@@ -206,8 +206,13 @@ static int run(struct job *j, struct sl_err *err)
     return r;
 }
 
-static int run_model(const struct settings *set, struct sl_err *err)
+static int run_model(void *settings, const char *word, struct sl_err *err)
 {
+    const struct settings *set = settings;
+    (void)word;
+    if (!set->model)
+        return sl_err_set(err, SL_EUSAGE,
+                          "no model; give one with -m MODEL (a .gguf file, or smollm2)");
     char path[PATH_MAX];
     struct sl_weights *w = NULL;
     struct sl_tokenizer *t = NULL;
@@ -230,22 +235,17 @@ static int run_model(const struct settings *set, struct sl_err *err)
 
 int sl_cmd_tokenize(int argc, char **argv)
 {
-    struct settings set = {0};
-    struct sl_err err = {0};
-    const char *words[1];
-    int n_words, help;
-    int r =
-        sl_conf_parse(rows, SL_ARRAY_LEN(rows), &set, argc, argv, words, 0, &n_words, &help, &err);
-    if (r == 0 && help) {
-        puts("usage: sluice tokenize -m MODEL [options] < TEXT\n"
-             "\nText on stdin to token ids: one JSON array. With --detokenize the way back.\n");
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0 && !set.model)
-        r = sl_err_set(&err, SL_EUSAGE,
-                       "no model; give one with -m MODEL (a .gguf file, or smollm2)");
-    if (r == 0) r = run_model(&set, &err);
-    if (r != 0) fprintf(stderr, "sluice tokenize: %s\n", err.msg);
-    return sl_err_exit_status(r);
+    static const struct sl_cmd cmd = {
+        .name = "tokenize",
+        .usage = "usage: sluice tokenize -m MODEL [options] < TEXT\n"
+                 "\n"
+                 "Text on stdin to token ids: one JSON array. With --detokenize the way back.\n"
+                 "\n",
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 0,
+        .work = run_model,
+    };
+    struct settings s = {0};
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

@@ -83,11 +83,13 @@ int sl_session_cluster(const struct sl_session_options *o, const char *yaml, str
                        struct sl_err *err)
 {
     uint64_t memory = 0;
+    int r = sl_session_log_level(o->log_level, err);
+    if (r) return r;
     if (yaml && o->model)
         return sl_err_set(err, SL_EUSAGE, "give either -m MODEL or a topology file, not both");
     if (o->memory && sl_parse_bytes(o->memory, &memory))
         return sl_err_set(err, SL_EUSAGE, "--memory '%s' is not like 4GiB", o->memory);
-    int r = yaml ? from_file(yaml, out, err) : single(o, out, err);
+    r = yaml ? from_file(yaml, out, err) : single(o, out, err);
     if (r) return r;
     if (o->context) out->context = (int)o->context;
     if (o->sequences) out->sequences = (int)o->sequences;

@@ -246,7 +246,9 @@ static void forward(struct sl_stage_loop *s, struct sl_frame *f)
                  ? SL_CTL_COORD
                  : f->head.route[f->head.hop];
     int r = sl_hub_send(s->hub, to, f);
-    if (r) sl_log(SL_LOG_WARN, "stage", "lost a frame to %d: %s", to, sl_strerror(r));
+    if (r) /* a receiver that has closed is leaving, or its death is noticed elsewhere */
+        sl_log(r == SL_ECLOSED ? SL_LOG_INFO : SL_LOG_WARN, "stage", "lost a frame to %d: %s", to,
+               sl_strerror(r));
 }
 
 static void on_progress(struct sl_stage_loop *s, const struct sl_outcome *o)
