@@ -24,17 +24,16 @@ struct sl_coord;
 
 #define SL_STOPS_MAX 16     /* stop strings of one request */
 #define SL_STOP_LEN_MAX 256 /* bytes of one stop string */
-#define SL_RESTARTS_MAX                                                                            \
-    5 /* restarts of one stage in SL_RESTART_WINDOW_NS before the cluster is given up as failed */
+/* A stage that dies more often than this within the window takes the cluster with it. */
+#define SL_RESTARTS_MAX 5
 #define SL_RESTART_WINDOW_NS 60000000000ull
-/* A micro-batch that has been on its way for longer than all three of these is overdue: a stage
- * lives and will not answer. Each is far above what an honest step takes; the last two grow with
- * slow devices and large models. */
+/* A micro-batch that has been on its way for longer than all three of these is overdue: the service
+ * then looks for the stage that neither answers nor moves (control.c). The last two grow with slow
+ * devices and large models: times the longest that any micro-batch of this pipeline took, and times
+ * the plan's decode step (weights read once) for every row in flight, as if one by one. */
 #define SL_STALL_NS 30000000000ull
-#define SL_STALL_LONGEST 20 /* times the longest that any micro-batch of this pipeline took */
-#define SL_STALL_PREDICTED                                                                         \
-    1 /* times the plan's decode step (weights read once) for every row in flight, as if one by    \
-         one */
+#define SL_STALL_LONGEST 4
+#define SL_STALL_PREDICTED 1
 
 struct sl_coord_params {
     struct sl_plan_model model;
