@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Measures what a pipeline gains: N one-core stages against one one-core stage, decode with 8 sequences, turn by turn.
+"""Measures what a pipeline gains: N one-core stages against one one-core stage, decode, turn by turn.
 
-    bench/pipeline.py --sluice build/release/sluice --model FILE.gguf --cuts 0-17,18-29 -o bench/results/NAME.csv
+    bench/pipeline.py --sluice build/release/sluice --model FILE.gguf --cuts 0-19,20-29 -o bench/results/NAME.csv
 
 Stages are real processes (launch: local), one CPU each, joined by UCX. --cuts gives each stage's layers, else the plan cuts.
+The limit is what N stages could reach without any bubble: each carries 1/N of the sequences, so N times the speed of one stage
+with 1/N of them. It is below N because a smaller micro-batch reads the same weights for fewer rows.
 """
 import argparse
 import csv
@@ -20,8 +22,8 @@ def output(cmd):
     return subprocess.run(cmd, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 
-def topology(model, cuts):
-    lines = ["cluster: bench", f"model: {{path: {model}, context: 1024, sequences: 8}}", "nodes:",
+def topology(model, cuts, parallel):
+    lines = ["cluster: bench", f"model: {{path: {model}, context: 1024, sequences: {parallel}}}", "nodes:",
              "  - name: here", "    host: 127.0.0.1", "    launch: local", "    devices:"]
     for cpu, cut in enumerate(cuts):
         layers = f", layers: [{cut.replace('-', ', ')}]" if cut else ""
@@ -29,11 +31,11 @@ def topology(model, cuts):
     return "\n".join(lines) + "\n"
 
 
-def bench(args, cuts):
+def bench(args, cuts, parallel):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as f:
-        f.write(topology(args.model, cuts))
+        f.write(topology(args.model, cuts, parallel))
         f.flush()
-        o = json.loads(output([args.sluice, "bench", f.name, "-p", "0", "-n", "128", "-np", str(args.parallel), "-r", "1", "-o",
+        o = json.loads(output([args.sluice, "bench", f.name, "-p", "0", "-n", "128", "-np", str(parallel), "-r", "1", "-o",
                                "json"]))
     r = o["results"][0]
     return r["tokens_per_second"], r["busy"]
@@ -52,25 +54,31 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--stages", type=int, default=2)
     p.add_argument("--cuts", help="layers of each stage, first-last, comma separated")
-    p.add_argument("--parallel", type=int, default=8)
+    p.add_argument("--parallel", default="8", help="sequences at once, comma separated")
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("-o", "--output", required=True)
     args = p.parse_args()
     cuts = args.cuts.split(",") if args.cuts else [""] * args.stages
     commit = output(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty"]).strip()
-    one, many, busy = [], [], []
-    for _ in range(args.repeats):
-        one.append(bench(args, [""])[0])
-        speed, busy = bench(args, cuts)
-        many.append(speed)
-    a, b = statistics.median(one), statistics.median(many)
-    shares = " ".join(f"{100 * x:.0f}%" for x in busy)
-    print(f"1 stage {a:.1f} tok/s, {len(cuts)} stages {b:.1f} tok/s: x{b / a:.2f}; busy {shares}")
+    rows = []
+    for parallel in map(int, args.parallel.split(",")):
+        one, many, part, busy = [], [], [], []
+        for _ in range(args.repeats):
+            one.append(bench(args, [""], parallel)[0])
+            part.append(bench(args, [""], max(1, parallel // len(cuts)))[0])
+            speed, busy = bench(args, cuts, parallel)
+            many.append(speed)
+        a, b, limit = statistics.median(one), statistics.median(many), len(cuts) * statistics.median(part)
+        shares = " ".join(f"{100 * x:.0f}%" for x in busy)
+        print(f"{parallel} sequences: 1 stage {a:.1f} tok/s, {len(cuts)} stages {b:.1f} tok/s: x{b / a:.2f}, limit x{limit / a:.2f}; "
+              f"busy {shares}", flush=True)
+        rows.append([datetime.date.today().isoformat(), commit, cpu_name(), os.path.basename(args.model), len(cuts),
+                     args.cuts or "planned", parallel, f"{a:.1f}", f"{b:.1f}", f"{b / a:.2f}", f"{limit / a:.2f}", shares])
     with open(args.output, "w", newline="") as f:
         w = csv.writer(f)
-        w.writerow(["date", "commit", "machine", "model", "stages", "cuts", "sequences", "tok_s_one_stage", "tok_s", "ratio", "busy"])
-        w.writerow([datetime.date.today().isoformat(), commit, cpu_name(), os.path.basename(args.model), len(cuts), args.cuts or "planned",
-                    args.parallel, f"{a:.1f}", f"{b:.1f}", f"{b / a:.2f}", shares])
+        w.writerow(["date", "commit", "machine", "model", "stages", "cuts", "sequences", "tok_s_one_stage", "tok_s", "ratio",
+                    "limit_of_ratio", "busy"])
+        w.writerows(rows)
 
 
 if __name__ == "__main__":
