@@ -287,10 +287,11 @@ const struct sl_transport sl_transport_ucx_shm = {
 const struct sl_transport sl_transport_ucx_tcp = {
     .name = "ucx-tcp", .port_open = tcp_port_open, UCX_OPS};
 
-/* Bodies travel as copied fragments. Fetching them from the sender's memory (CMA) is faster for
- * megabytes, but UCX 1.13 aborts or waits for ever when the sender dies under it; its zero-copy
- * sends over TCP assert in the same case. */
-static const struct ucx_kind shm_kind = {&sl_transport_ucx_shm, "sysv,posix,self", "am", 0};
+/* shm: the receiver fetches, so that nobody writes into a body that we may have given up. tcp:
+ * copied fragments, for UCX 1.13 runs into an assertion of its own when a peer dies under a
+ * zero-copy send. */
+static const struct ucx_kind shm_kind = {&sl_transport_ucx_shm, "sysv,posix,cma,self", "get_zcopy",
+                                         0};
 static const struct ucx_kind tcp_kind = {&sl_transport_ucx_tcp, "tcp,self", "am", 1};
 
 static int shm_port_open(struct uv_loop_s *loop, struct sl_port **out, struct sl_err *err)
