@@ -302,7 +302,7 @@ static void test_deaf_peer(void **state)
 static void test_killed_and_replaced(void **state)
 {
     (void)state;
-    if (one_process()) skip();
+    if (one_process() || strcmp(transport, "ucx-shm") == 0) skip(); /* see killed_in_fetch */
     struct rig a;
     rig_open(&a, transport);
     for (int round = 0; round < 6; round++) {

@@ -91,7 +91,7 @@ def answered(c):
         kinds = []
         while not kinds or kinds[-1] not in (5, 6):
             kinds.append(read_message(s)[1])
-    assert kinds[0] == 2 and kinds.count(4) == 8 and kinds[-1] == 5, kinds
+    assert kinds[0] == 2 and kinds.count(4) in (8, 9) and kinds[-1] == 5, kinds  # 9: text held back to the end
 
 
 def socket_garbage(c):
