@@ -9,8 +9,9 @@ static const struct row {
     const char *name;
     int block, bytes;
     uint32_t ggml;
+    enum sl_dtype_kind kind;
 } rows[] = {
-#define X(name, block, bytes, ggml) {#name, block, bytes, ggml},
+#define X(name, block, bytes, ggml, kind) {#name, block, bytes, ggml, SL_KIND_##kind},
     SL_DTYPES(X)
 #undef X
 };
@@ -19,18 +20,17 @@ _Static_assert(SL_ARRAY_LEN(rows) == SL_DTYPE_COUNT, "one row per dtype");
 /* ggml ids that exist in files but have no row above; used to say what a file holds and to check
  * its layout. */
 static const struct row known[] = {
-    {"Q8_1", 32, 36, 9},      {"Q2_K", 256, 84, 10},    {"Q3_K", 256, 110, 11},
-    {"Q8_K", 256, 292, 15},   {"IQ2_XXS", 256, 66, 16}, {"IQ2_XS", 256, 74, 17},
-    {"IQ3_XXS", 256, 98, 18}, {"IQ1_S", 256, 50, 19},   {"IQ4_NL", 32, 18, 20},
-    {"IQ3_S", 256, 110, 21},  {"IQ2_S", 256, 82, 22},   {"IQ4_XS", 256, 136, 23},
-    {"I8", 1, 1, 24},         {"I16", 1, 2, 25},        {"I32", 1, 4, 26},
-    {"I64", 1, 8, 27},        {"F64", 1, 8, 28},        {"IQ1_M", 256, 56, 29},
-    {"TQ1_0", 256, 54, 34},   {"TQ2_0", 256, 66, 35},   {"MXFP4", 32, 17, 39},
-    {"NVFP4", 64, 36, 40},
+    {"Q8_1", 32, 36, 9, SL_KIND_BLOCK},      {"Q8_K", 256, 292, 15, SL_KIND_BLOCK},
+    {"IQ2_XXS", 256, 66, 16, SL_KIND_BLOCK}, {"IQ2_XS", 256, 74, 17, SL_KIND_BLOCK},
+    {"IQ3_XXS", 256, 98, 18, SL_KIND_BLOCK}, {"IQ1_S", 256, 50, 19, SL_KIND_BLOCK},
+    {"IQ3_S", 256, 110, 21, SL_KIND_BLOCK},  {"IQ2_S", 256, 82, 22, SL_KIND_BLOCK},
+    {"IQ1_M", 256, 56, 29, SL_KIND_BLOCK},   {"TQ1_0", 256, 54, 34, SL_KIND_BLOCK},
+    {"TQ2_0", 256, 66, 35, SL_KIND_BLOCK},
 };
 
 static const struct row *ggml_row(uint32_t id)
 {
+    if (id == SL_GGML_NONE) return NULL;
     for (size_t i = 0; i < SL_ARRAY_LEN(rows); i++)
         if (rows[i].ggml == id) return &rows[i];
     for (size_t i = 0; i < SL_ARRAY_LEN(known); i++)
@@ -49,6 +49,11 @@ const char *sl_dtype_name(enum sl_dtype t)
     return row(t)->name;
 }
 
+enum sl_dtype_kind sl_dtype_kind(enum sl_dtype t)
+{
+    return row(t)->kind;
+}
+
 int sl_dtype_block(enum sl_dtype t)
 {
     return row(t)->block;
@@ -62,7 +67,7 @@ int sl_dtype_block_bytes(enum sl_dtype t)
 int sl_dtype_from_ggml(uint32_t ggml_type)
 {
     for (int i = 0; i < SL_DTYPE_COUNT; i++)
-        if (rows[i].ggml == ggml_type) return i;
+        if (rows[i].ggml == ggml_type && ggml_type != SL_GGML_NONE) return i;
     return -1;
 }
 

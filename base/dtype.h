@@ -11,29 +11,61 @@
 extern "C" {
 #endif
 
-/* name in GGUF/HF, enum, elements per block, bytes per block, ggml type id */
+/* What a format is for. */
+enum sl_dtype_kind {
+    SL_KIND_FLOAT,  /* each element for itself */
+    SL_KIND_BLOCK,  /* GGUF blocks: codes and their scales together */
+    SL_KIND_PLANAR, /* codes alone; scales, zero points and codebooks lie beside (base/matrix.h) */
+    SL_KIND_STORAGE /* integers and scales in files; never the elements of a matrix */
+};
+
+/* name, elements per block, bytes per block, ggml type id, kind. A new format goes to the end of
+ * its kind; numbers never leave a process. F8_*: OCP 8-bit floats ("FN": no infinity in E4M3). F4:
+ * E2M1. U4, U8: integers with a scale and perhaps a zero point. CB4: index into a codebook of 16.
+ * In F4, U4 and CB4 the even element is in the low nibble. */
+#define SL_GGML_NONE 0xffffffffu /* no such type in GGUF */
 #define SL_DTYPES(X)                                                                               \
-    X(F32, 1, 4, 0)                                                                                \
-    X(F16, 1, 2, 1)                                                                                \
-    X(BF16, 1, 2, 30)                                                                              \
-    X(Q4_0, 32, 18, 2)                                                                             \
-    X(Q4_1, 32, 20, 3)                                                                             \
-    X(Q5_0, 32, 22, 6)                                                                             \
-    X(Q5_1, 32, 24, 7)                                                                             \
-    X(Q8_0, 32, 34, 8)                                                                             \
-    X(Q4_K, 256, 144, 12)                                                                          \
-    X(Q5_K, 256, 176, 13)                                                                          \
-    X(Q6_K, 256, 210, 14)
+    X(F32, 1, 4, 0, FLOAT)                                                                         \
+    X(F16, 1, 2, 1, FLOAT)                                                                         \
+    X(BF16, 1, 2, 30, FLOAT)                                                                       \
+    X(Q4_0, 32, 18, 2, BLOCK)                                                                      \
+    X(Q4_1, 32, 20, 3, BLOCK)                                                                      \
+    X(Q5_0, 32, 22, 6, BLOCK)                                                                      \
+    X(Q5_1, 32, 24, 7, BLOCK)                                                                      \
+    X(Q8_0, 32, 34, 8, BLOCK)                                                                      \
+    X(Q2_K, 256, 84, 10, BLOCK)                                                                    \
+    X(Q3_K, 256, 110, 11, BLOCK)                                                                   \
+    X(Q4_K, 256, 144, 12, BLOCK)                                                                   \
+    X(Q5_K, 256, 176, 13, BLOCK)                                                                   \
+    X(Q6_K, 256, 210, 14, BLOCK)                                                                   \
+    X(IQ4_NL, 32, 18, 20, BLOCK)                                                                   \
+    X(IQ4_XS, 256, 136, 23, BLOCK)                                                                 \
+    X(MXFP4, 32, 17, 39, BLOCK)                                                                    \
+    X(NVFP4, 64, 36, 40, BLOCK)                                                                    \
+    X(F8_E4M3, 1, 1, SL_GGML_NONE, PLANAR)                                                         \
+    X(F8_E5M2, 1, 1, SL_GGML_NONE, PLANAR)                                                         \
+    X(F4, 2, 1, SL_GGML_NONE, PLANAR)                                                              \
+    X(U4, 2, 1, SL_GGML_NONE, PLANAR)                                                              \
+    X(U8, 1, 1, SL_GGML_NONE, PLANAR)                                                              \
+    X(I8, 1, 1, 24, PLANAR)                                                                        \
+    X(CB4, 2, 1, SL_GGML_NONE, PLANAR)                                                             \
+    X(E8M0, 1, 1, SL_GGML_NONE, STORAGE)                                                           \
+    X(BOOL, 1, 1, SL_GGML_NONE, STORAGE)                                                           \
+    X(I16, 1, 2, 25, STORAGE)                                                                      \
+    X(I32, 1, 4, 26, STORAGE)                                                                      \
+    X(I64, 1, 8, 27, STORAGE)                                                                      \
+    X(F64, 1, 8, 28, STORAGE)
 
 enum sl_dtype {
-#define X(name, block, bytes, ggml) SL_##name,
+#define X(name, block, bytes, ggml, kind) SL_##name,
     SL_DTYPES(X)
 #undef X
         SL_DTYPE_COUNT
 };
 
 const char *sl_dtype_name(enum sl_dtype t); /* "Q4_1" */
-int sl_dtype_block(enum sl_dtype t);        /* elements per block */
+enum sl_dtype_kind sl_dtype_kind(enum sl_dtype t);
+int sl_dtype_block(enum sl_dtype t); /* elements per block */
 int sl_dtype_block_bytes(enum sl_dtype t);
 int sl_dtype_from_ggml(uint32_t ggml_type); /* enum sl_dtype, or -1 when we have no row for it */
 int sl_dtype_from_name(const char *name);   /* case-insensitive; -1 when unknown */

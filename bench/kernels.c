@@ -79,14 +79,16 @@ static void run_rmsnorm(struct bench *s)
 
 static void run_swiglu(struct bench *s)
 {
-    s->ops->swiglu(s->b, s->x, s->y, (int64_t)s->n * s->m->ffn, s->z);
+    s->ops->glu(s->b, SL_ACT_SILU, s->x, s->y, (int64_t)s->n * s->m->ffn, s->z);
 }
 
 /* Positions stay, so this is the cost of a layer after the first of a step. */
 static void run_rope(struct bench *s)
 {
-    s->ops->rope(s->b, s->x, s->m->n_heads, s->y, s->m->n_kv_heads, s->m->head_dim, s->m->head_dim,
-                 1, s->gain, s->pos, s->n);
+    const struct sl_rope how = {s->m->head_dim, 1, 1, s->gain};
+    const struct sl_rope_part parts[] = {{s->x, s->m->n_heads, s->m->head_dim, 0},
+                                         {s->y, s->m->n_kv_heads, s->m->head_dim, 0}};
+    s->ops->rope(s->b, &how, parts, 2, s->pos, s->n);
 }
 
 /* New positions each call: the first layer of a step. */
@@ -103,8 +105,9 @@ static void run_kv_write(struct bench *s)
 
 static void run_attention(struct bench *s)
 {
-    s->ops->attention(s->b, &s->kv, &s->seq, 1, s->x, s->m->n_heads,
-                      1 / sqrtf((float)s->m->head_dim), s->y);
+    const struct sl_attn how = {.n_heads = s->m->n_heads,
+                                .scale = 1 / sqrtf((float)s->m->head_dim)};
+    s->ops->attention(s->b, &s->kv, &s->seq, 1, s->x, &how, s->y);
 }
 
 static void run_matmul(struct bench *s)
@@ -164,15 +167,15 @@ static void matmul(struct bench *s, const char *op, int64_t rows, int64_t cols)
     SL_ASSERT(data);
     for (uint64_t i = 0; i < bytes; i++)
         data[i] = (uint8_t)(sl_mix64(i) & 0x3b); /* no NaN, no infinity */
-    if (s->ops->load(s->b, SL_USE_MATMUL, s->m->type, rows, cols, data, &s->w, &err)) {
+    const struct sl_matrix m = sl_matrix_plain(s->m->type, rows, cols, data);
+    if (s->ops->load(s->b, SL_USE_MATMUL, &m, &s->w, &err)) {
         fprintf(stderr, "%s\n", err.msg);
         exit(1);
     }
     measure(s, op, run_matmul, s->n == 1 ? (double)bytes : 0,
             2.0 * s->n * (double)rows * (double)cols);
     s->ops->unload(s->b, &s->w);
-    if (rows == VOCAB_ROWS &&
-        s->ops->load(s->b, SL_USE_EMBED, s->m->type, rows, cols, data, &s->w, &err) == 0) {
+    if (rows == VOCAB_ROWS && s->ops->load(s->b, SL_USE_EMBED, &m, &s->w, &err) == 0) {
         measure(s, "embed", run_embed, 4.0 * s->n * (double)cols, 0);
         s->ops->unload(s->b, &s->w);
     }
@@ -181,7 +184,7 @@ static void matmul(struct bench *s, const char *op, int64_t rows, int64_t cols)
 
 static void bench_row(const char *row, int threads, const struct model *m)
 {
-    static const int counts[] = {1, 8, 512};
+    static const int counts[] = {1, 2, 4, 8, 16, 512};
     struct sl_backend_params p = {.kind = row, .n_threads = threads};
     struct bench s = {.m = m};
     struct sl_err err;

@@ -23,6 +23,7 @@
 
 #include "base/dtype.h"
 #include "base/err.h"
+#include "base/matrix.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -31,12 +32,11 @@ extern "C" {
 struct sl_backend; /* opaque: ops, threads, scratch */
 
 /* A matrix [rows N out, cols K in] (or a vector as one row) as the backend keeps it. Filled by
- * sl_weight_load. */
+ * load. */
 struct sl_weight {
-    enum sl_dtype type; /* format in the file */
     int64_t rows, cols;
-    const void *data; /* the file's bytes, row-major blocks; NULL when only `packed` is kept */
-    void *packed; /* the backend's own layout of the same values (quants unchanged, permuted), or
+    struct sl_matrix m; /* as given; m.data NULL when only `packed` is kept */
+    void *packed; /* the backend's own layout of the same values (codes unchanged, permuted), or
                      NULL */
     size_t packed_bytes;
     int layout; /* backend-private tag of `packed` */
@@ -51,6 +51,15 @@ struct sl_kv_view {
     void *k, *v;
     enum sl_dtype type;
     int block_tokens, n_kv_heads, head_dim;
+};
+
+/* MLA (DeepSeek-V2, 2024, absorbed form): one row per token and layer, shared by all heads: the
+ * latent of v_dim elements after its norm, then the rotated key part. Rows lie as
+ * [block][block_tokens][dim]. */
+struct sl_latent_view {
+    void *rows;
+    enum sl_dtype type; /* F32, F16 or BF16 */
+    int block_tokens, dim, v_dim;
 };
 
 /* One sequence's share of a micro-batch: rows [row, row+n) of the activations, positions
@@ -74,14 +83,68 @@ struct sl_product {
 
 enum sl_use { SL_USE_MATMUL, SL_USE_EMBED };
 
+/* Rotary positions (Su et al. 2021): pair i of `dims`/2 turns by pos * inv_freq[i]; cosine and sine
+ * are multiplied by `scale` (1, or YaRN's attention factor). neox: pairs (i, i + dims/2), else
+ * (2i, 2i+1). */
+struct sl_rope {
+    int dims, neox;
+    float scale;
+    const float *inv_freq; /* [dims/2] */
+};
+
+/* What turns: elements [offset, offset + dims) of each head of x [n][n_heads*head_dim]. */
+struct sl_rope_part {
+    float *x;
+    int n_heads, head_dim, offset;
+};
+
+/* How attention weighs: softmax over keys j of position i of  scale * q.k , softened to
+ * cap * tanh(s / cap) when softcap is not 0 (Gemma 2), for j <= i and, with a window, i - j <
+ * window (Mistral; Beltagy et al. 2020); sinks[head], when given, joins the softmax as a key
+ * without value (gpt-oss; Xiao et al. 2024). */
+struct sl_attn {
+    int n_heads;
+    float scale, softcap;
+    int window;         /* keys; 0: all */
+    const float *sinks; /* [n_heads] or NULL */
+};
+
+/* out[i] of a gated linear unit (Shazeer 2020). SWIGLU_OAI (gpt-oss): g = min(gate, 7), u =
+ * clamp(up, -7, 7): (u + 1) * g * sigmoid(1.702 g). GELU is the exact one (erf). */
+enum sl_act { SL_ACT_SILU, SL_ACT_GELU, SL_ACT_GELU_TANH, SL_ACT_SWIGLU_OAI };
+
+/* How a mixture of experts chooses and weighs `n_used` of its experts from the router's logits. */
+enum sl_gating {
+    SL_GATING_SOFTMAX, /* softmax over all, the best, renormalised if `normalize` (Mixtral, Qwen3)
+                        */
+    SL_GATING_TOPK_SOFTMAX, /* the best logits, softmax over those (gpt-oss) */
+    SL_GATING_SIGMOID       /* sigmoid, chosen with `correction`, weighed without (DeepSeek-V3) */
+};
+
+/* A mixture of experts. Groups (DeepSeek): experts in n_groups equal groups, only the best
+ * n_groups_used are looked at; a group counts as its best expert (V2, SOFTMAX) or the sum of its
+ * two best (V3, SIGMOID). */
+struct sl_moe {
+    int n_experts, n_used, n_ff;
+    enum sl_gating gating;
+    int normalize, n_groups, n_groups_used; /* groups 1, 1: none */
+    float scale;                            /* multiplies the weights at the end */
+    enum sl_act act;
+    const struct sl_weight *router;               /* [n_experts, dim] */
+    const float *router_bias;                     /* [n_experts] or NULL: added to the logits */
+    const float *correction;                      /* [n_experts] or NULL: added for choosing only */
+    const struct sl_weight *gate, *up, *down;     /* [n_experts] */
+    const float *gate_bias, *up_bias, *down_bias; /* [n_experts][n_ff], [n_ff], [dim], or NULL */
+};
+
 struct sl_backend_ops {
     const char *name; /* "ref", "cpu" */
 
-    /* Makes *w of `data` (file layout). On return w->data is NULL when the bytes were repacked and
-     * the caller may unmap them, else it is `data` and must stay. SL_USE_EMBED keeps rows
-     * addressable for embed(); SL_USE_MATMUL packs. */
-    int (*load)(struct sl_backend *b, enum sl_use use, enum sl_dtype type, int64_t rows,
-                int64_t cols, const void *data, struct sl_weight *w, struct sl_err *err);
+    /* Makes *w of m. On return w->m.data is NULL when the numbers were repacked and the caller may
+     * let go of what m points to, else all of it must stay. SL_USE_EMBED keeps rows addressable for
+     * embed(); SL_USE_MATMUL packs. SL_EUNSUPPORTED for a format or shape without a kernel. */
+    int (*load)(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
+                struct sl_weight *w, struct sl_err *err);
     void (*unload)(struct sl_backend *b, struct sl_weight *w);
 
     /* out[i][cols] = row ids[i] of w, i < n. ids are in range (checked by the caller). */
@@ -97,12 +160,9 @@ struct sl_backend_ops {
     void (*matmul)(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
                    int n_products);
 
-    /* Rotates q [n][n_heads*head_dim] and k [n][n_kv_heads*head_dim] in place: pair i of `dims`/2
-     * turns by pos[row] * inv_freq[i]. neox: pairs (i, i+dims/2), else (2i, 2i+1). (Su et al. 2021)
-     */
-    void (*rope)(struct sl_backend *b, float *q, int n_heads, float *k, int n_kv_heads,
-                 int head_dim, int dims, int neox, const float *inv_freq, const int32_t *pos,
-                 int n);
+    /* Turns the parts in place; row i of each stands at position pos[i]. */
+    void (*rope)(struct sl_backend *b, const struct sl_rope *r, const struct sl_rope_part *parts,
+                 int n_parts, const int32_t *pos, int n);
 
     /* Stores k, v rows [n][n_kv_heads*head_dim] of all sequences at their positions. */
     void (*kv_write)(struct sl_backend *b, const struct sl_kv_view *kv,
@@ -112,12 +172,30 @@ struct sl_backend_ops {
      * already holds this batch's rows: out [n][n_heads*head_dim]. Query head h reads KV head h /
      * (n_heads/n_kv_heads). (Ainslie et al. 2023) */
     void (*attention)(struct sl_backend *b, const struct sl_kv_view *kv,
-                      const struct sl_seq_view *seqs, int n_seqs, const float *q, int n_heads,
-                      float scale, float *out);
+                      const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                      const struct sl_attn *a, float *out);
 
-    /* out[i] = silu(gate[i]) * up[i], i < count. out may be gate. (Shazeer 2020) */
-    void (*swiglu)(struct sl_backend *b, const float *gate, const float *up, int64_t count,
-                   float *out);
+    /* The same over latents: x [n][dim] is stored; q [n][n_heads*dim] meets whole rows, out
+     * [n][n_heads*v_dim] is the weighted sum of their first v_dim elements. */
+    void (*latent_write)(struct sl_backend *b, const struct sl_latent_view *kv,
+                         const struct sl_seq_view *seqs, int n_seqs, const float *x);
+    void (*latent_attention)(struct sl_backend *b, const struct sl_latent_view *kv,
+                             const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                             const struct sl_attn *a, float *out);
+
+    /* One product per head: out[i][h] = w[h] * x[i][h], all w of one shape. Head h of row i begins
+     * at x + i*x_stride + h*x_head and out + i*out_stride + h*out_head (floats). */
+    void (*head_matmul)(struct sl_backend *b, const struct sl_weight *w, int n_heads,
+                        const float *x, int64_t x_stride, int64_t x_head, int n, float *out,
+                        int64_t out_stride, int64_t out_head);
+
+    /* out[i] = act(gate[i]) * up[i], i < count. out may be gate. */
+    void (*glu)(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
+                int64_t count, float *out);
+
+    /* out[i] += the mixture of x[i], rows of `dim`. Experts are added in ascending order. */
+    void (*moe)(struct sl_backend *b, const struct sl_moe *m, const float *x, int n, int dim,
+                float *out);
 };
 
 /* What a backend is made from. */
@@ -150,9 +228,11 @@ const char *const *sl_backend_rows(int *n);
  * per thread set: a first number for the plan. Takes about 50 ms. */
 double sl_backend_measure(struct sl_backend *b);
 
-/* Reference decode of n elements (a multiple of the block) of any format to float32: the one
- * definition of each format. Lives in kernels/ref; the fast paths are tested against it. */
+/* Reference decode of n elements (a multiple of the block) of a float or block format to float32:
+ * the one definition of each format. Lives in kernels/ref; the fast paths are tested against it. */
 void sl_dequantize(enum sl_dtype type, const void *src, float *dst, int64_t n);
+/* Row `row` of any matrix in input order (act-order undone): out [cols]. */
+void sl_matrix_row(const struct sl_matrix *m, int64_t row, float *out);
 float sl_half_to_float(uint16_t h);
 uint16_t sl_float_to_half(float f); /* round to nearest even */
 float sl_bf16_to_float(uint16_t h);

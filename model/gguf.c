@@ -62,7 +62,7 @@ static int take_tensor(struct sl_gguf_cursor *p, struct sl_gguf_tensor *e)
 {
     struct sl_tensor *t = &e->t;
     e->at = p->pos;
-    int r = sl_gguf_name(p, "a tensor name", SL_TENSOR_NAME_MAX - 1, &t->name);
+    int r = sl_gguf_name(p, "a tensor name", SL_GGUF_TENSOR_NAME_MAX, &t->name);
     if (r) return r;
     p->kind = "tensor";
     p->subject = t->name;
@@ -70,9 +70,9 @@ static int take_tensor(struct sl_gguf_cursor *p, struct sl_gguf_tensor *e)
     uint64_t at = p->pos;
     r = sl_gguf_take(p, &n_dims, 4, "its number of dimensions");
     if (r) return r;
-    if (n_dims < 1 || n_dims > SL_TENSOR_DIMS_MAX)
+    if (n_dims < 1 || n_dims > SL_GGUF_DIMS_MAX)
         return sl_gguf_bad(p, SL_EINPUT, at, "%u dimensions, 1 to %d are allowed%s", n_dims,
-                           SL_TENSOR_DIMS_MAX, SL_GGUF_DAMAGED);
+                           SL_GGUF_DIMS_MAX, SL_GGUF_DAMAGED);
     t->n_dims = (int)n_dims;
     for (int i = 0; i < SL_TENSOR_DIMS_MAX; i++) t->ne[i] = 1;
     r = sl_gguf_take(p, t->ne, n_dims * sizeof t->ne[0], "its dimensions");

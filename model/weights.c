@@ -237,6 +237,19 @@ void sl_weights_close(struct sl_weights *w)
     free(w);
 }
 
+const struct json_t *sl_weights_json(const struct sl_weights *w, enum sl_json_file which)
+{
+    (void)w;
+    SL_ASSERT(which >= 0 && which < SL_JSON_COUNT);
+    return NULL; /* a GGUF file holds no JSON */
+}
+
+const char *sl_weights_dir(const struct sl_weights *w)
+{
+    (void)w;
+    return NULL;
+}
+
 const char *sl_weights_path(const struct sl_weights *w)
 {
     return w->parts[0].path;

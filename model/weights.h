@@ -1,4 +1,5 @@
-/* weights.h - a model file as named tensors and metadata.
+/* weights.h - a model as named tensors and metadata: a GGUF file, or a Hugging Face folder
+ * (config.json, tokenizer.json, *.safetensors with or without an index).
  *
  * GGUF v3 follows the GGUF specification (ggml docs/gguf.md); see docs/decisions for what we
  * refuse. Opening reads and checks the header only; tensor bytes are mapped one by one, so a stage
@@ -28,18 +29,22 @@ extern "C" {
 #define SL_GGUF_ALIGN_MAX (2u << 20)   /* bytes: general.alignment, a power of two */
 #define SL_GGUF_ALIGN_DEFAULT 32       /* bytes */
 #define SL_GGUF_PARTS_MAX 512          /* files of a split model */
+#define SL_GGUF_DIMS_MAX 4
+#define SL_GGUF_TENSOR_NAME_MAX 127 /* bytes; the specification allows 64 */
 
-#define SL_TENSOR_DIMS_MAX 4
-#define SL_TENSOR_NAME_MAX 128 /* bytes with NUL; GGUF allows 64 */
+#define SL_TENSOR_DIMS_MAX 8    /* GGUF allows 4 */
+#define SL_TENSOR_NAME_MAX 1024 /* bytes with NUL; GGUF allows 64 */
 
 struct sl_tensor {
     const char *name;   /* owned by the handle */
     enum sl_dtype type; /* meaningful only when `known` */
-    int known;          /* 0: a ggml type that we cannot run (ggml_type says which) */
+    int known;          /* 0: a type that we have no row for (ggml_type says which) */
     uint32_t ggml_type;
-    int n_dims;                     /* 1..4 */
-    int64_t ne[SL_TENSOR_DIMS_MAX]; /* ne[0] is the fastest (row length K); unused are 1 */
-    uint64_t offset, bytes;         /* absolute place in the file */
+    int n_dims;                     /* 0.. */
+    int64_t ne[SL_TENSOR_DIMS_MAX]; /* ne[0] is the fastest (row length K), as GGUF counts:
+                                       safetensors' [N, K] is {K, N}; unused are 1 */
+    int file;                       /* which part or shard */
+    uint64_t offset, bytes;         /* absolute place in that file */
 };
 
 enum sl_meta_type { SL_META_INT, SL_META_FLOAT, SL_META_BOOL, SL_META_STRING, SL_META_ARRAY };
@@ -65,6 +70,22 @@ int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *er
 int sl_weights_open_memory(const char *name, const void *data, size_t n, struct sl_weights **out,
                            struct sl_err *err);
 void sl_weights_close(struct sl_weights *w); /* NULL is fine; unmaps everything */
+
+/* The JSON files of a Hugging Face folder, parsed on first use and owned by the handle. */
+enum sl_json_file {
+    SL_JSON_CONFIG,           /* config.json */
+    SL_JSON_GENERATION,       /* generation_config.json */
+    SL_JSON_TOKENIZER,        /* tokenizer.json */
+    SL_JSON_TOKENIZER_CONFIG, /* tokenizer_config.json */
+    SL_JSON_QUANT,            /* hf_quant_config.json (ModelOpt) */
+    SL_JSON_COUNT
+};
+struct json_t;
+/* NULL when the folder has no such file, and for GGUF. Damaged JSON was refused by sl_weights_open.
+ */
+const struct json_t *sl_weights_json(const struct sl_weights *w, enum sl_json_file which);
+/* The folder, or NULL when the model is a GGUF file. */
+const char *sl_weights_dir(const struct sl_weights *w);
 
 const char *sl_weights_path(const struct sl_weights *w);
 size_t sl_weights_count(const struct sl_weights *w);

@@ -24,11 +24,13 @@ static void attention(struct sl_stage *s, struct sl_layer *y, const struct sl_ba
         {&y->v, y->v_bias, s->v, 0},
     };
     op->matmul(s->b, s->norm, n, qkv, 3);
-    op->rope(s->b, s->q, c->n_heads, s->k, c->n_kv_heads, c->head_dim, c->rope_dims,
-             c->rope == SL_ROPE_NEOX, s->inv_freq, s->pos, n);
+    const struct sl_rope rope = {c->rope_dims, c->rope == SL_ROPE_NEOX, 1, s->inv_freq};
+    const struct sl_rope_part turned[] = {{s->q, c->n_heads, c->head_dim, 0},
+                                          {s->k, c->n_kv_heads, c->head_dim, 0}};
+    op->rope(s->b, &rope, turned, 2, s->pos, n);
     op->kv_write(s->b, &y->kv, s->views, b->n_seqs, s->k, s->v);
-    op->attention(s->b, &y->kv, s->views, b->n_seqs, s->q, c->n_heads,
-                  1.0f / sqrtf((float)c->head_dim), s->attn);
+    const struct sl_attn how = {.n_heads = c->n_heads, .scale = 1.0f / sqrtf((float)c->head_dim)};
+    op->attention(s->b, &y->kv, s->views, b->n_seqs, s->q, &how, s->attn);
     const struct sl_product o = {&y->o, NULL, x, SL_MATMUL_ADD};
     op->matmul(s->b, s->attn, n, &o, 1);
 }
@@ -40,7 +42,7 @@ static void feed_forward(struct sl_stage *s, struct sl_layer *y, int n, float *x
     op->rmsnorm(s->b, x, y->ffn_norm, c->rms_eps, n, c->n_embd, s->norm);
     const struct sl_product gate_up[] = {{&y->gate, NULL, s->gate, 0}, {&y->up, NULL, s->up, 0}};
     op->matmul(s->b, s->norm, n, gate_up, 2);
-    op->swiglu(s->b, s->gate, s->up, (int64_t)n * c->n_ff, s->gate);
+    op->glu(s->b, SL_ACT_SILU, s->gate, s->up, (int64_t)n * c->n_ff, s->gate);
     const struct sl_product down = {&y->down, NULL, x, SL_MATMUL_ADD};
     op->matmul(s->b, s->gate, n, &down, 1);
 }

@@ -39,9 +39,10 @@ static int load_matrix(struct loader *l, enum sl_role role, int layer, enum sl_u
     }
     const void *data = sl_weights_map(l->s->weights, t, l->err);
     if (!data) return l->err ? l->err->code : SL_EIO;
-    r = l->s->ops->load(l->s->b, use, t->type, t->ne[1], t->ne[0], data, w, l->err);
+    const struct sl_matrix m = sl_matrix_plain(t->type, t->ne[1], t->ne[0], data);
+    r = l->s->ops->load(l->s->b, use, &m, w, l->err);
     if (r) return r;
-    if (!w->data) sl_weights_unmap(l->s->weights, t);
+    if (!w->m.data) sl_weights_unmap(l->s->weights, t);
     return advance(l, t);
 }
 

@@ -429,23 +429,24 @@ static void prepare(struct job *j, struct sl_backend *b, int n_threads)
 }
 
 void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
-                      const struct sl_seq_view *seqs, int n_seqs, const float *q, int n_heads,
-                      float scale, float *out)
+                      const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                      const struct sl_attn *a, float *out)
 {
     SL_ASSERT(kv->head_dim > 0 && kv->head_dim <= SL_HEAD_DIM_MAX);
-    SL_ASSERT(n_heads % kv->n_kv_heads == 0);
+    SL_ASSERT(a->n_heads % kv->n_kv_heads == 0);
+    SL_ASSERT(a->window == 0 && a->softcap == 0 && !a->sinks);
     SL_ASSERT(kv->type == SL_F32 || kv->type == SL_F16 || kv->type == SL_BF16);
     struct job j = {.vec = b->vec,
                     .kv = kv,
                     .seqs = seqs,
                     .n_seqs = n_seqs,
-                    .n_heads = n_heads,
-                    .scale = scale,
+                    .n_heads = a->n_heads,
+                    .scale = a->scale,
                     .q = q,
                     .out = out,
                     .pool = b->pool};
     int n_threads = sl_pool_size(b->pool);
-    j.group = n_heads / kv->n_kv_heads;
+    j.group = a->n_heads / kv->n_kv_heads;
     j.dp = (kv->head_dim + SL_HEAD_PAD - 1) / SL_HEAD_PAD * SL_HEAD_PAD;
     j.tile_q = SL_MAX(1, TASK_ROWS / j.group);
     choose_split(&j, n_threads);

@@ -48,8 +48,7 @@ struct sl_matmul_ops {
     const char *row; /* "portable", "avx2", "avx512", "amx" */
     uint32_t caps;   /* enum sl_cpu_cap bits this row needs */
     /* Packs; same contract as sl_backend_ops.load with SL_USE_MATMUL. */
-    int (*load)(enum sl_dtype type, int64_t rows, int64_t cols, const void *data,
-                struct sl_weight *w, struct sl_err *err);
+    int (*load)(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err);
     void (*unload)(struct sl_weight *w);
     /* Same contract as sl_backend_ops.matmul. */
     void (*run)(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,

@@ -16,11 +16,8 @@ static void run(void *arg, int thread, int n_threads)
     const struct job *j = arg;
     const struct sl_weight *w = j->w;
     int64_t from, to;
-    size_t bytes = (size_t)sl_dtype_row_bytes(w->type, (uint64_t)w->cols);
     sl_pool_share(j->n, 1, thread, n_threads, &from, &to);
-    for (int64_t i = from; i < to; i++)
-        sl_dequantize(w->type, (const char *)w->data + (size_t)j->ids[i] * bytes,
-                      j->out + i * w->cols, w->cols);
+    for (int64_t i = from; i < to; i++) sl_matrix_row(&w->m, j->ids[i], j->out + i * w->cols);
 }
 
 void sl_cpu_embed(struct sl_backend *b, const struct sl_weight *w, const int32_t *ids, int n,

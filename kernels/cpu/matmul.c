@@ -59,7 +59,7 @@ struct call {
 
 static int is_float(const struct sl_product *p)
 {
-    return sl_mm_format(p->w->type)->scales == SL_MM_NONE;
+    return sl_mm_format(p->w->m.type)->scales == SL_MM_NONE;
 }
 
 /* Cuts the scratch into the arrays of act. */
@@ -143,7 +143,7 @@ static void multiply(const struct call *c, int64_t from, int64_t to)
         w.scales = w.codes + t->scales_at;
         w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
         prefetch_out(&c->p[i], tile, w.tiles, row, rows);
-        c->k->tile[c->p[i].w->type](&w, &c->act, row, rows, acc);
+        c->k->tile[c->p[i].w->m.type](&w, &c->act, row, rows, acc);
         finish(&c->p[i], tile, w.tiles, row, rows, acc);
         from += w.tiles;
     }

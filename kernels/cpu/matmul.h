@@ -105,8 +105,7 @@ struct sl_mm_tiles {
 void sl_mm_tiles(const struct sl_weight *w, struct sl_mm_tiles *t);
 
 /* Packs; see sl_matmul_ops.load and unload. kernels/cpu/matmul_pack.c */
-int sl_mm_load(enum sl_dtype type, int64_t rows, int64_t cols, const void *data,
-               struct sl_weight *w, struct sl_err *err);
+int sl_mm_load(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err);
 void sl_mm_unload(struct sl_weight *w);
 
 /* Activations of n rows. Arrays are [group][row], so that the rows of a group lie side by side. */

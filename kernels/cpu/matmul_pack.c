@@ -125,7 +125,7 @@ static void shape(enum sl_dtype type, int64_t rows, int64_t cols, struct sl_mm_t
 
 void sl_mm_tiles(const struct sl_weight *w, struct sl_mm_tiles *t)
 {
-    shape(w->type, w->rows, w->cols, t);
+    shape(w->m.type, w->rows, w->cols, t);
     t->data = w->packed;
 }
 
@@ -295,9 +295,14 @@ static void pack_row(enum sl_dtype type, const uint8_t *row, int64_t cols, int l
     put_scales(type, row, cols / SL_MM_GROUP, lane, tile + scales_at);
 }
 
-int sl_mm_load(enum sl_dtype type, int64_t rows, int64_t cols, const void *data,
-               struct sl_weight *w, struct sl_err *err)
+int sl_mm_load(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err)
 {
+    enum sl_dtype type = m->type;
+    int64_t rows = m->rows, cols = m->cols;
+    if ((type != SL_F32 && type != SL_F16 && type != SL_BF16 &&
+         sl_mm_format(type)->scales == SL_MM_NONE) ||
+        m->factor != 1 || m->order)
+        return sl_err_set(err, SL_EUNSUPPORTED, "no kernel for %s matrices", sl_dtype_name(type));
     if (rows < 1 || cols < 1 || cols % sl_dtype_block(type) != 0)
         return sl_err_set(err, SL_EINPUT,
                           "a %s matrix of %lld x %lld: both sizes must be positive and the second "
@@ -313,17 +318,20 @@ int sl_mm_load(enum sl_dtype type, int64_t rows, int64_t cols, const void *data,
                           "no memory for %zu bytes of weights: give this stage fewer layers or the "
                           "host more memory",
                           bytes);
-    uint64_t row_bytes = sl_dtype_row_bytes(type, (uint64_t)cols);
     for (int64_t r = 0; r < rows; r++)
-        pack_row(type, (const uint8_t *)data + (uint64_t)r * row_bytes, cols,
-                 (int)(r % SL_MM_LANES), packed + (size_t)(r / SL_MM_LANES) * t.bytes, t.scales_at);
+        pack_row(type, sl_matrix_row_data(m, r), cols, (int)(r % SL_MM_LANES),
+                 packed + (size_t)(r / SL_MM_LANES) * t.bytes, t.scales_at);
     *w = (struct sl_weight){
-        .type = type, .rows = rows, .cols = cols, .packed = packed, .packed_bytes = bytes};
+        .rows = rows, .cols = cols, .m = *m, .packed = packed, .packed_bytes = bytes};
+    w->m.data = w->m.scales = NULL;
+    w->m.zeros = NULL;
+    w->m.order = NULL;
+    w->m.codebook = NULL;
     return 0;
 }
 
 void sl_mm_unload(struct sl_weight *w)
 {
     mem_put(w->packed);
-    *w = (struct sl_weight){.type = w->type};
+    *w = (struct sl_weight){0};
 }

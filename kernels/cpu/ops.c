@@ -25,11 +25,11 @@ void sl_cpu_run(struct sl_backend *b, int64_t work, sl_pool_fn fn, void *arg)
         sl_pool_run(b->pool, fn, arg);
 }
 
-static int cpu_load(struct sl_backend *b, enum sl_use use, enum sl_dtype type, int64_t rows,
-                    int64_t cols, const void *data, struct sl_weight *w, struct sl_err *err)
+static int cpu_load(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
+                    struct sl_weight *w, struct sl_err *err)
 {
-    if (use == SL_USE_MATMUL) return b->matmul->load(type, rows, cols, data, w, err);
-    *w = (struct sl_weight){.type = type, .rows = rows, .cols = cols, .data = data};
+    if (use == SL_USE_MATMUL) return b->matmul->load(m, w, err);
+    *w = (struct sl_weight){.rows = m->rows, .cols = m->cols, .m = *m};
     return 0;
 }
 
@@ -55,5 +55,5 @@ const struct sl_backend_ops sl_cpu_ops = {
     .rope = sl_cpu_rope,
     .kv_write = sl_cpu_kv_write,
     .attention = sl_cpu_attention,
-    .swiglu = sl_cpu_swiglu,
+    .glu = sl_cpu_glu,
 };

@@ -62,6 +62,7 @@ extern const struct sl_op_row sl_op_row_portable, sl_op_row_avx2, sl_op_row_avx5
 struct sl_rope_table {
     struct sl_scratch cs, key; /* key: the positions and frequencies that cs was made of */
     int n, half;
+    float scale;
 };
 void sl_rope_table_close(struct sl_rope_table *t);
 
@@ -70,16 +71,15 @@ void sl_cpu_embed(struct sl_backend *b, const struct sl_weight *w, const int32_t
                   float *out);
 void sl_cpu_rmsnorm(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
                     int dim, float *out);
-void sl_cpu_rope(struct sl_backend *b, float *q, int n_heads, float *k, int n_kv_heads,
-                 int head_dim, int dims, int neox, const float *inv_freq, const int32_t *pos,
-                 int n);
+void sl_cpu_rope(struct sl_backend *b, const struct sl_rope *r, const struct sl_rope_part *parts,
+                 int n_parts, const int32_t *pos, int n);
 void sl_cpu_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
                      const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v);
 void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
-                      const struct sl_seq_view *seqs, int n_seqs, const float *q, int n_heads,
-                      float scale, float *out);
-void sl_cpu_swiglu(struct sl_backend *b, const float *gate, const float *up, int64_t count,
-                   float *out);
+                      const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                      const struct sl_attn *a, float *out);
+void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
+                int64_t count, float *out);
 
 /* Runs fn on the pool when `work` (elements, or multiply-adds) is worth waking it for, else on this
  * thread alone. */

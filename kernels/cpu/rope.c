@@ -11,7 +11,7 @@
 
 struct fill_job {
     float *cs; /* [n][2 * half]: cosines, then sines */
-    const float *inv_freq;
+    const struct sl_rope *rope;
     const int32_t *pos;
     int n, half;
 };
@@ -24,9 +24,9 @@ static void fill(void *arg, int thread, int n_threads)
     for (int64_t r = from; r < to; r++) {
         float *cs = j->cs + r * 2 * j->half;
         for (int i = 0; i < j->half; i++) {
-            double a = (double)j->pos[r] * (double)j->inv_freq[i];
-            cs[i] = (float)cos(a);
-            cs[j->half + i] = (float)sin(a);
+            double a = (double)j->pos[r] * (double)j->rope->inv_freq[i];
+            cs[i] = (float)(cos(a) * (double)j->rope->scale);
+            cs[j->half + i] = (float)(sin(a) * (double)j->rope->scale);
         }
     }
 }
@@ -34,23 +34,24 @@ static void fill(void *arg, int thread, int n_threads)
 #define SINCOS_WORK 32 /* one angle costs about as much as this many elements of other work */
 
 /* The table for these positions: the kept one when nothing changed. */
-static const float *table(struct sl_backend *b, const float *inv_freq, const int32_t *pos, int n,
-                          int half)
+static const float *table(struct sl_backend *b, const struct sl_rope *r, const int32_t *pos, int n)
 {
     struct sl_rope_table *t = &b->rope;
-    size_t pos_bytes = sizeof(*pos) * (size_t)n, freq_bytes = sizeof(*inv_freq) * (size_t)half;
+    int half = r->dims / 2;
+    size_t pos_bytes = sizeof(*pos) * (size_t)n, freq_bytes = sizeof(float) * (size_t)half;
     char *key = t->key.ptr;
-    if (t->n == n && t->half == half && key && memcmp(key, pos, pos_bytes) == 0 &&
-        memcmp(key + pos_bytes, inv_freq, freq_bytes) == 0)
+    if (t->n == n && t->half == half && t->scale == r->scale && key &&
+        memcmp(key, pos, pos_bytes) == 0 && memcmp(key + pos_bytes, r->inv_freq, freq_bytes) == 0)
         return t->cs.ptr;
     key = sl_scratch_get(&t->key, pos_bytes + freq_bytes);
     float *cs = sl_scratch_get(&t->cs, 2 * sizeof(float) * (size_t)n * (size_t)half);
     SL_ASSERT(key && cs);
     memcpy(key, pos, pos_bytes);
-    memcpy(key + pos_bytes, inv_freq, freq_bytes);
+    memcpy(key + pos_bytes, r->inv_freq, freq_bytes);
     t->n = n;
     t->half = half;
-    struct fill_job j = {cs, inv_freq, pos, n, half};
+    t->scale = r->scale;
+    struct fill_job j = {cs, r, pos, n, half};
     sl_cpu_run(b, (int64_t)n * half * SINCOS_WORK, fill, &j);
     return cs;
 }
@@ -64,8 +65,8 @@ void sl_rope_table_close(struct sl_rope_table *t)
 
 struct job {
     void (*turn)(float *x, const float *cs, int half);
-    float *q, *k;
-    int n_heads, n_kv_heads, head_dim, half, n;
+    const struct sl_rope_part *parts;
+    int n_parts, half, n;
     const float *cs;
 };
 
@@ -76,25 +77,27 @@ static void run(void *arg, int thread, int n_threads)
     sl_pool_share(j->n, 1, thread, n_threads, &from, &to);
     for (int64_t r = from; r < to; r++) {
         const float *cs = j->cs + r * 2 * j->half;
-        float *q = j->q + r * j->n_heads * j->head_dim, *k = j->k + r * j->n_kv_heads * j->head_dim;
-        for (int h = 0; h < j->n_heads; h++) j->turn(q + h * j->head_dim, cs, j->half);
-        for (int h = 0; h < j->n_kv_heads; h++) j->turn(k + h * j->head_dim, cs, j->half);
+        for (const struct sl_rope_part *p = j->parts; p < j->parts + j->n_parts; p++)
+            for (int h = 0; h < p->n_heads; h++)
+                j->turn(p->x + (r * p->n_heads + h) * p->head_dim + p->offset, cs, j->half);
     }
 }
 
-void sl_cpu_rope(struct sl_backend *b, float *q, int n_heads, float *k, int n_kv_heads,
-                 int head_dim, int dims, int neox, const float *inv_freq, const int32_t *pos, int n)
+void sl_cpu_rope(struct sl_backend *b, const struct sl_rope *r, const struct sl_rope_part *parts,
+                 int n_parts, const int32_t *pos, int n)
 {
-    SL_ASSERT(dims % 2 == 0 && dims <= head_dim);
-    if (n <= 0 || dims <= 0) return;
-    struct job j = {.turn = neox ? b->vec->rope_neox : b->vec->rope_pairs,
-                    .q = q,
-                    .k = k,
-                    .n_heads = n_heads,
-                    .n_kv_heads = n_kv_heads,
-                    .head_dim = head_dim,
-                    .half = dims / 2,
+    SL_ASSERT(r->dims % 2 == 0);
+    if (n <= 0 || r->dims <= 0) return;
+    int heads = 0;
+    for (int i = 0; i < n_parts; i++) {
+        SL_ASSERT(parts[i].offset + r->dims <= parts[i].head_dim);
+        heads += parts[i].n_heads;
+    }
+    struct job j = {.turn = r->neox ? b->vec->rope_neox : b->vec->rope_pairs,
+                    .parts = parts,
+                    .n_parts = n_parts,
+                    .half = r->dims / 2,
                     .n = n,
-                    .cs = table(b, inv_freq, pos, n, dims / 2)};
-    sl_cpu_run(b, (int64_t)n * (n_heads + n_kv_heads) * dims, run, &j);
+                    .cs = table(b, r, pos, n)};
+    sl_cpu_run(b, (int64_t)n * heads * r->dims, run, &j);
 }

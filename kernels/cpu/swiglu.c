@@ -1,4 +1,5 @@
 /* swiglu.c - silu(gate) * up, element by element. */
+#include "base/sl_assert.h"
 #include "kernels/backend.h"
 
 #define GRAIN 64 /* elements: whole cache lines per thread */
@@ -18,9 +19,10 @@ static void run(void *arg, int thread, int n_threads)
     if (from < to) j->vec->swiglu(j->gate + from, j->up + from, to - from, j->out + from);
 }
 
-void sl_cpu_swiglu(struct sl_backend *b, const float *gate, const float *up, int64_t count,
-                   float *out)
+void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
+                int64_t count, float *out)
 {
+    SL_ASSERT(act == SL_ACT_SILU);
     struct job j = {b->vec, gate, up, count, out};
     sl_cpu_run(b, count, run, &j);
 }

@@ -10,13 +10,13 @@
 #include "base/sl_assert.h"
 #include "kernels/backend.h"
 
-static int ref_load(struct sl_backend *b, enum sl_use use, enum sl_dtype type, int64_t rows,
-                    int64_t cols, const void *data, struct sl_weight *w, struct sl_err *err)
+static int ref_load(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
+                    struct sl_weight *w, struct sl_err *err)
 {
     (void)b;
     (void)use;
     (void)err;
-    *w = (struct sl_weight){.type = type, .rows = rows, .cols = cols, .data = data};
+    *w = (struct sl_weight){.rows = m->rows, .cols = m->cols, .m = *m};
     return 0;
 }
 
@@ -26,17 +26,11 @@ static void ref_unload(struct sl_backend *b, struct sl_weight *w)
     *w = (struct sl_weight){0};
 }
 
-static const void *weight_row(const struct sl_weight *w, int64_t row)
-{
-    return (const char *)w->data + (size_t)row * sl_dtype_row_bytes(w->type, (uint64_t)w->cols);
-}
-
 static void ref_embed(struct sl_backend *b, const struct sl_weight *w, const int32_t *ids, int n,
                       float *out)
 {
     (void)b;
-    for (int i = 0; i < n; i++)
-        sl_dequantize(w->type, weight_row(w, ids[i]), out + i * w->cols, w->cols);
+    for (int i = 0; i < n; i++) sl_matrix_row(&w->m, ids[i], out + i * w->cols);
 }
 
 static void ref_rmsnorm(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
@@ -82,7 +76,7 @@ static void matmul_run(void *arg, int thread, int n_threads)
     int64_t from, to;
     sl_pool_share(w->rows, 1, thread, n_threads, &from, &to);
     for (int64_t o = from; o < to; o++) {
-        sl_dequantize(w->type, weight_row(w, o), row, w->cols);
+        sl_matrix_row(&w->m, o, row);
         for (int i = 0; i < j->n; i++) {
             double y = dot(j->x + i * w->cols, row, w->cols);
             float *out = j->p->out + i * w->rows + o;
@@ -107,29 +101,27 @@ static void ref_matmul(struct sl_backend *b, const float *x, int n, const struct
 
 /* ---- positions ------------------------------------------------------------------------------- */
 
-static void turn(float *x, int dims, int neox, const float *inv_freq, int pos)
+static void turn(float *x, const struct sl_rope *r, int pos)
 {
-    for (int i = 0; i < dims / 2; i++) {
-        double angle = (double)pos * (double)inv_freq[i];
-        float c = (float)cos(angle), s = (float)sin(angle);
-        float *a = neox ? &x[i] : &x[2 * i], *b = neox ? &x[i + dims / 2] : &x[2 * i + 1];
+    for (int i = 0; i < r->dims / 2; i++) {
+        double angle = (double)pos * (double)r->inv_freq[i];
+        float c = (float)(cos(angle) * (double)r->scale),
+              s = (float)(sin(angle) * (double)r->scale);
+        float *a = r->neox ? &x[i] : &x[2 * i], *b = r->neox ? &x[i + r->dims / 2] : &x[2 * i + 1];
         float a0 = *a, b0 = *b;
         *a = a0 * c - b0 * s;
         *b = b0 * c + a0 * s;
     }
 }
 
-static void ref_rope(struct sl_backend *b, float *q, int n_heads, float *k, int n_kv_heads,
-                     int head_dim, int dims, int neox, const float *inv_freq, const int32_t *pos,
-                     int n)
+static void ref_rope(struct sl_backend *b, const struct sl_rope *r,
+                     const struct sl_rope_part *parts, int n_parts, const int32_t *pos, int n)
 {
     (void)b;
-    for (int64_t i = 0; i < n; i++) {
-        for (int h = 0; h < n_heads; h++)
-            turn(q + (i * n_heads + h) * head_dim, dims, neox, inv_freq, pos[i]);
-        for (int h = 0; h < n_kv_heads; h++)
-            turn(k + (i * n_kv_heads + h) * head_dim, dims, neox, inv_freq, pos[i]);
-    }
+    for (const struct sl_rope_part *p = parts; p < parts + n_parts; p++)
+        for (int64_t i = 0; i < n; i++)
+            for (int h = 0; h < p->n_heads; h++)
+                turn(p->x + (i * p->n_heads + h) * p->head_dim + p->offset, r, pos[i]);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -228,24 +220,26 @@ static void attention_run(void *arg, int thread, int n_threads)
 }
 
 static void ref_attention(struct sl_backend *b, const struct sl_kv_view *kv,
-                          const struct sl_seq_view *seqs, int n_seqs, const float *q, int n_heads,
-                          float scale, float *out)
+                          const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                          const struct sl_attn *a, float *out)
 {
+    SL_ASSERT(a->window == 0 && a->softcap == 0 && !a->sinks);
     for (const struct sl_seq_view *s = seqs; s < seqs + n_seqs; s++) {
         if (s->n <= 0) continue;
         int64_t stride = kv->head_dim + s->pos + s->n;
         double *work = sl_scratch_get(&b->attention_scratch, sizeof(double) * (size_t)stride *
                                                                  (size_t)sl_pool_size(b->pool));
         SL_ASSERT(work);
-        struct attention_job j = {kv, s, q, n_heads, scale, out, work, stride};
+        struct attention_job j = {kv, s, q, a->n_heads, a->scale, out, work, stride};
         sl_pool_run(b->pool, attention_run, &j);
     }
 }
 
-static void ref_swiglu(struct sl_backend *b, const float *gate, const float *up, int64_t count,
-                       float *out)
+static void ref_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
+                    int64_t count, float *out)
 {
     (void)b;
+    SL_ASSERT(act == SL_ACT_SILU);
     for (int64_t i = 0; i < count; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
@@ -259,5 +253,5 @@ const struct sl_backend_ops sl_ref_ops = {
     .rope = ref_rope,
     .kv_write = ref_kv_write,
     .attention = ref_attention,
-    .swiglu = ref_swiglu,
+    .glu = ref_glu,
 };

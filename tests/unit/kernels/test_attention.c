@@ -81,8 +81,8 @@ static void step(struct sl_backend *b, const struct shape *h, struct cache *c, s
     struct sl_seq_view view = {0, to - from, from, c->blocks[0]};
     size_t f = (size_t)from;
     b->ops->kv_write(b, &c->kv, &view, 1, s->k + f * s->wk, s->v + f * s->wk);
-    b->ops->attention(b, &c->kv, &view, 1, s->q + f * s->wq, h->n_heads, 1.0f / sqrtf((float)h->d),
-                      s->out + f * s->wq);
+    const struct sl_attn how = {.n_heads = h->n_heads, .scale = 1.0f / sqrtf((float)h->d)};
+    b->ops->attention(b, &c->kv, &view, 1, s->q + f * s->wq, &how, s->out + f * s->wq);
 }
 
 static void run_chunks(struct sl_backend *b, const struct shape *h, struct seq *s, int chunk)
@@ -117,7 +117,8 @@ static void run_batched(struct sl_backend *b, const struct shape *h, struct seq 
         memcpy(k + (size_t)first * s->wk, s->k + f * s->wk, 4 * (size_t)n * s->wk);
         memcpy(v + (size_t)first * s->wk, s->v + f * s->wk, 4 * (size_t)n * s->wk);
         b->ops->kv_write(b, &c.kv, views, 2, k, v);
-        b->ops->attention(b, &c.kv, views, 2, q, h->n_heads, 1.0f / sqrtf((float)h->d), out);
+        const struct sl_attn how = {.n_heads = h->n_heads, .scale = 1.0f / sqrtf((float)h->d)};
+        b->ops->attention(b, &c.kv, views, 2, q, &how, out);
         if (first) memcpy(other->out + (size_t)pos * s->wq, out, 4 * s->wq);
         memcpy(s->out + f * s->wq, out + (size_t)first * s->wq, 4 * (size_t)n * s->wq);
         free(q);
@@ -216,11 +217,12 @@ static void long_context(void **state)
     ref->ops->kv_write(ref, &c.kv, &view, 1, s.k, s.v);
     view = (struct sl_seq_view){0, 1, len - 1, c.blocks[0]};
     float want[576], first[576], out[576];
-    ref->ops->attention(ref, &c.kv, &view, 1, s.q, 9, 0.125f, want);
+    const struct sl_attn how = {.n_heads = 9, .scale = 0.125f};
+    ref->ops->attention(ref, &c.kv, &view, 1, s.q, &how, want);
     for (int r = 0; r < n; r++)
         for (int threads = 1; threads <= 3; threads++) {
             struct sl_backend *b = t_backend(rows[r], threads);
-            b->ops->attention(b, &c.kv, &view, 1, s.q, 9, 0.125f, out);
+            b->ops->attention(b, &c.kv, &view, 1, s.q, &how, out);
             t_near(rows[r]->name, out, want, 576, 1e-5f, 1e-5f);
             if (threads == 1) memcpy(first, out, sizeof(out));
             t_same(rows[r]->name, out, first, sizeof(out));
@@ -268,8 +270,9 @@ static void empty_batches(void **state)
         struct sl_seq_view view = {0, 0, 5, c.blocks[0]};
         float out = 7;
         b->ops->kv_write(b, &c.kv, &view, 1, NULL, NULL);
-        b->ops->attention(b, &c.kv, &view, 1, NULL, 4, 1, &out);
-        b->ops->attention(b, &c.kv, NULL, 0, NULL, 4, 1, &out);
+        const struct sl_attn how = {.n_heads = 4, .scale = 1};
+        b->ops->attention(b, &c.kv, &view, 1, NULL, &how, &out);
+        b->ops->attention(b, &c.kv, NULL, 0, NULL, &how, &out);
         assert_true(out == 7);
         sl_backend_destroy(b);
     }

@@ -60,6 +60,12 @@ static void cpu_is_the_best_row_unless_overridden(void **state)
     sl_backend_destroy(NULL);
 }
 
+static int load(struct sl_backend *b, int rows, int cols, const float *data, struct sl_weight *w)
+{
+    const struct sl_matrix m = sl_matrix_plain(SL_F32, rows, cols, data);
+    return sl_backend_ops(b)->load(b, SL_USE_MATMUL, &m, w, NULL);
+}
+
 /* ref: 2 products of one input, one with a bias, one added; any number of threads gives the same
  * bits. */
 static void reference_matmul(void **state)
@@ -77,8 +83,8 @@ static void reference_matmul(void **state)
         assert_int_equal(sl_backend_create(&bp, &b, NULL), 0);
         const struct sl_backend_ops *ops = sl_backend_ops(b);
         struct sl_weight a, c;
-        assert_int_equal(ops->load(b, SL_USE_MATMUL, SL_F32, A, K, wa, &a, NULL), 0);
-        assert_int_equal(ops->load(b, SL_USE_MATMUL, SL_F32, B, K, wb, &c, NULL), 0);
+        assert_int_equal(load(b, A, K, wa, &a), 0);
+        assert_int_equal(load(b, B, K, wb, &c), 0);
         float ya[N * A], yb[N * B];
         for (int i = 0; i < N * B; i++) yb[i] = 1000;
         struct sl_product p[2] = {{&a, bias, ya, 0}, {&c, NULL, yb, SL_MATMUL_ADD}};

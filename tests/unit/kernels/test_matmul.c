@@ -150,8 +150,9 @@ static struct sl_scratch scratch;
 static void load(enum sl_dtype t, int64_t rows, int64_t cols, const void *data, struct sl_weight *w)
 {
     struct sl_err err = {0};
-    if (row->load(t, rows, cols, data, w, &err) != 0) fail_msg("%s", err.msg);
-    assert_null(w->data);
+    const struct sl_matrix m = sl_matrix_plain(t, rows, cols, data);
+    if (row->load(&m, w, &err) != 0) fail_msg("%s", err.msg);
+    assert_null(w->m.data);
     assert_non_null(w->packed);
     int64_t padded = (rows + 15) / 16 * 16;
     uint64_t file = sl_dtype_row_bytes(t, (uint64_t)cols) * (uint64_t)padded;
@@ -201,7 +202,7 @@ static void check_batches(const struct sl_weight *w, const float *x, const float
         multiply(1 + i % 3, x, ns[i], &p, 1);
         if (memcmp(out, alone, bytes) != 0)
             fail_msg("%s %s %lldx%lld: %d rows on %d threads differ from each alone", row->row,
-                     sl_dtype_name(w->type), (long long)w->rows, (long long)w->cols, ns[i],
+                     sl_dtype_name(w->m.type), (long long)w->rows, (long long)w->cols, ns[i],
                      1 + i % 3);
     }
     free(out);
@@ -368,7 +369,8 @@ static void test_bad_shapes(void **ctx)
     for (size_t i = 0; i < SL_ARRAY_LEN(bad); i++) {
         struct sl_weight w = {0};
         struct sl_err err = {0};
-        assert_int_equal(row->load(SL_Q4_0, bad[i][0], bad[i][1], file, &w, &err), SL_EINPUT);
+        const struct sl_matrix m = sl_matrix_plain(SL_Q4_0, bad[i][0], bad[i][1], file);
+        assert_int_equal(row->load(&m, &w, &err), SL_EINPUT);
         assert_non_null(strstr(err.msg, "Q4_0"));
         assert_null(w.packed);
     }

@@ -73,15 +73,22 @@ static void check_rope_shape(struct sl_backend *b, struct sl_backend *ref, struc
     int32_t *pos = malloc(sizeof(*pos) * (size_t)(n + 1));
     for (int i = 0; i < s.dims / 2; i++) inv[i] = powf(10000.0f, -2.0f * (float)i / (float)s.dims);
     for (int i = 0; i < n; i++) pos[i] = (i * 7919) % 131072;
-    ref->ops->rope(ref, q2, s.n_heads, k2, s.n_kv_heads, s.head_dim, s.dims, neox, inv, pos, n);
-    b->ops->rope(b, q, s.n_heads, k, s.n_kv_heads, s.head_dim, s.dims, neox, inv, pos, n);
+    const struct sl_rope how = {s.dims, neox, 1.25f, inv};
+    const struct sl_rope_part want[] = {{q2, s.n_heads, s.head_dim, 0},
+                                        {k2, s.n_kv_heads, s.head_dim, s.head_dim - s.dims}};
+    const struct sl_rope_part got[] = {{q, s.n_heads, s.head_dim, 0},
+                                       {k, s.n_kv_heads, s.head_dim, s.head_dim - s.dims}};
+    ref->ops->rope(ref, &how, want, 2, pos, n);
+    b->ops->rope(b, &how, got, 2, pos, n);
     t_near(b->row, q, q2, nq + 1, 1e-6f, 0);
     t_near(b->row, k, k2, nk + 1, 1e-6f, 0);
     for (int i = n - 1; i >= 0; i -= 11) { /* one row alone has the same bits */
         int64_t wq = (int64_t)s.n_heads * s.head_dim, wk = (int64_t)s.n_kv_heads * s.head_dim;
         float *q3 = t_floats(4, nq + 1, 1), *k3 = t_floats(5, nk + 1, 1);
-        b->ops->rope(b, q3 + i * wq, s.n_heads, k3 + i * wk, s.n_kv_heads, s.head_dim, s.dims, neox,
-                     inv, pos + i, 1);
+        const struct sl_rope_part one[] = {
+            {q3 + i * wq, s.n_heads, s.head_dim, 0},
+            {k3 + i * wk, s.n_kv_heads, s.head_dim, s.head_dim - s.dims}};
+        b->ops->rope(b, &how, one, 2, pos + i, 1);
         t_same(b->row, q3 + i * wq, q + i * wq, sizeof(float) * (size_t)wq);
         t_same(b->row, k3 + i * wk, k + i * wk, sizeof(float) * (size_t)wk);
         free(q3);
@@ -129,8 +136,11 @@ static void rope_table_is_not_stale(void **state)
         float q[2] = {1, 2}, q2[2] = {1, 2};
         memset(k, 0, sizeof(k));
         memset(k2, 0, sizeof(k2));
-        b->ops->rope(b, q, 1, k, 1, 2, 2, 1, inv, pos, 1);
-        ref->ops->rope(ref, q2, 1, k2, 1, 2, 2, 1, inv, pos, 1);
+        const struct sl_rope how = {2, 1, i == 3 ? 2 : 1, inv};
+        const struct sl_rope_part got[] = {{q, 1, 2, 0}, {k, 1, 2, 0}};
+        const struct sl_rope_part want[] = {{q2, 1, 2, 0}, {k2, 1, 2, 0}};
+        b->ops->rope(b, &how, got, 2, pos, 1);
+        ref->ops->rope(ref, &how, want, 2, pos, 1);
         t_near("rope", q, q2, 2, 1e-6f, 0);
         if (i % 2)
             pos[0] += 5;
@@ -148,15 +158,15 @@ static void check_swiglu(struct sl_backend *b, struct sl_backend *ref)
         int64_t n = counts[c];
         float *g = t_floats(7, n + 1, 30), *u = t_floats(8, n + 1, 3);
         float *want = t_floats(9, n + 1, 1), *y = t_floats(9, n + 1, 1);
-        ref->ops->swiglu(ref, g, u, n, want);
-        b->ops->swiglu(b, g, u, n, y);
+        ref->ops->glu(ref, SL_ACT_SILU, g, u, n, want);
+        b->ops->glu(b, SL_ACT_SILU, g, u, n, y);
         t_near(b->row, y, want, n + 1, 1e-12f, 4e-6f);
         for (int64_t i = 0; i < n; i += 17) {
             float one;
-            b->ops->swiglu(b, g + i, u + i, 1, &one);
+            b->ops->glu(b, SL_ACT_SILU, g + i, u + i, 1, &one);
             t_same(b->row, &one, y + i, sizeof(one));
         }
-        b->ops->swiglu(b, g, u, n, g); /* in place */
+        b->ops->glu(b, SL_ACT_SILU, g, u, n, g); /* in place */
         t_same(b->row, g, y, sizeof(float) * (size_t)n);
         free(g);
         free(u);
@@ -176,7 +186,7 @@ static void check_swiglu_extremes(struct sl_backend *b, struct sl_backend *ref)
     (void)ref;
     const float g[8] = {-1e30f, -100, -88, 88, 100, 1e30f, 0, NAN}, u[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     float y[8];
-    b->ops->swiglu(b, g, u, 8, y);
+    b->ops->glu(b, SL_ACT_SILU, g, u, 8, y);
     for (int i = 0; i < 3; i++) assert_true(fabsf(y[i]) < 1e-30f || i == 0);
     assert_true(isfinite(y[0]));
     for (int i = 3; i < 6; i++) assert_true(fabsf(y[i] / g[i] - 1) < 1e-6f);
@@ -199,10 +209,9 @@ static void check_embed(struct sl_backend *b, struct sl_backend *ref)
         for (size_t i = 0; i < bytes; i++)
             data[i] = (uint8_t)((int)noise[i] & 0x3b); /* no NaN, no infinity */
         struct sl_weight w, wr;
-        assert_int_equal(
-            b->ops->load(b, SL_USE_EMBED, (enum sl_dtype)type, ROWS, COLS, data, &w, NULL), 0);
-        assert_int_equal(
-            ref->ops->load(ref, SL_USE_EMBED, (enum sl_dtype)type, ROWS, COLS, data, &wr, NULL), 0);
+        const struct sl_matrix m = sl_matrix_plain((enum sl_dtype)type, ROWS, COLS, data);
+        assert_int_equal(b->ops->load(b, SL_USE_EMBED, &m, &w, NULL), 0);
+        assert_int_equal(ref->ops->load(ref, SL_USE_EMBED, &m, &wr, NULL), 0);
         int32_t ids[200];
         for (int i = 0; i < 200; i++) ids[i] = (i * 31) % ROWS;
         float *y = t_floats(11, 200 * COLS, 1), *want = t_floats(12, 200 * COLS, 1);
