@@ -1,4 +1,5 @@
-/* internal.h - what service.c, control.c and status.c share. Private to coordinator/. */
+/* internal.h - what service.c, control.c, join.c, wiring.c and status.c share. Private to
+ * coordinator/. */
 #ifndef SL_COORDINATOR_INTERNAL_H
 #define SL_COORDINATOR_INTERNAL_H
 
@@ -139,7 +140,8 @@ void sl_control_close(struct sl_service *s);
 void sl_control_tick(struct sl_service *s, uint64_t now_ns);
 void sl_control_launch(struct sl_service *s, int device);
 void sl_control_load(struct sl_service *s, int device, const struct sl_effect *fx);
-void sl_control_wire(struct sl_service *s, uint32_t epoch);
+/* What a stage that has joined says. */
+void sl_control_message(struct stage_peer *p, const struct sl_ctl *m);
 /* Micro-batch `slot` is overdue: takes down the first stage, in pipeline order, that has not
  * reported it done. */
 void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns);
@@ -147,5 +149,16 @@ void sl_control_drain(struct sl_service *s);
 /* The stage is gone: forget its connection, kill its process, tell the coordinator's brain. */
 void sl_control_down(struct sl_service *s, int device, const char *why);
 void sl_peer_close(struct stage_peer *p);
+
+/* join.c: connections that become stages. */
+int sl_join_start(struct sl_service *s, struct sl_err *err); /* the join key, and listens */
+void sl_join_close(struct sl_service *s);
+void sl_join_tick(struct sl_service *s, uint64_t now_ns);
+/* Takes the socket in every case. `device` is the one it stands for, -1: its Hello says it. */
+int sl_join_add(struct sl_service *s, int fd, int device, struct sl_err *err);
+void sl_peer_forget(struct stage_peer *p); /* what its Hello said */
+
+/* wiring.c: links between the stages and us. */
+void sl_control_wire(struct sl_service *s, uint32_t epoch);
 
 #endif
