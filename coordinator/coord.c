@@ -164,11 +164,6 @@ static void recheck_waiting(struct sl_coord *c)
     {
         struct sl_request *r = sl_container_of(it, struct sl_request, link);
         int rc = sl_request_fit(r, c->members.n_blocks, c->p.load.block_tokens, &r->err);
-        if (!rc && r->score && r->n_prompt > c->members.plan.max_rows)
-            rc = sl_err_set(
-                &r->err, SL_ELIMIT,
-                "a text of %d tokens is to be scored and a micro-batch holds %d; score it in parts",
-                r->n_prompt, c->members.plan.max_rows);
         if (rc) fail_request(c, r, rc, r->err.msg);
     }
 }
@@ -239,8 +234,7 @@ static int may_submit(struct sl_coord *c, const struct sl_submit *s)
         return sl_err_set(err, SL_ERETRY, "the cluster has failed: %s", c->members.err.msg);
     if (c->draining)
         return sl_err_set(err, SL_ERETRY, "the cluster is shutting down; try again later");
-    int max_rows = c->members.planned ? c->members.plan.max_rows : c->p.load.max_rows;
-    int rc = sl_request_check(s, c->p.n_vocab, context(c), max_rows, err);
+    int rc = sl_request_check(s, c->p.n_vocab, c->p.n_adapters, context(c), err);
     if (rc) return rc;
     int room = c->p.load.sequences + c->p.queue_max;
     if (c->sched.n_running + c->sched.n_waiting >= room)
@@ -336,7 +330,8 @@ static void on_sampled(struct sl_coord *c, struct sl_request *r, uint64_t slot,
 static void on_scored(struct sl_coord *c, struct sl_request *r, uint64_t slot,
                       const struct sl_share *share, const struct sl_scored *v, uint64_t now_ns)
 {
-    int due = r->score ? share->n_tokens - 1 : share->n_tokens;
+    int ends = share->pos + share->n_tokens == r->n_prompt; /* its last row has no next token */
+    int due = share->n_tokens - (r->score && ends);
     if (due > 0 && (!v || v->pos != share->pos || v->n != due ||
                     (r->score ? !v->logprobs : !v->logits || v->n_vocab != c->p.n_vocab))) {
         broken_answer(c, r, slot,
@@ -355,7 +350,7 @@ static void on_scored(struct sl_coord *c, struct sl_request *r, uint64_t slot,
         e->id = r->id;
         e->scored = &r->scored;
     }
-    if (share->pos + share->n_tokens < r->n_prompt) return;
+    if (!ends) return;
     struct sl_request_out o = {.ended = 1, .reason = SL_FINISH_STOP, .rest = ""};
     finish_request(c, r, &o, now_ns);
 }

@@ -38,6 +38,7 @@ struct sl_coord;
 struct sl_coord_params {
     struct sl_plan_model model;
     int n_vocab;
+    int n_adapters; /* LoRA adapters that every stage loads */
     int n_devices;
     const char *const *names; /* [n_devices] for messages */
     const struct sl_plan_device
@@ -65,10 +66,9 @@ struct sl_submit {
     int n_stops;
     int ignore_eos;
     int priority; /* higher first */
-    int score;  /* no generation: report log p of every prompt token; at most max_rows tokens, since
-                 * log p of the  next token is computed within one micro-batch and so the prompt is
-                 * not cut */
-    int logits; /* no generation: report logits of every prompt position */
+    int adapter;  /* 0 the model itself, else 1 + number of a LoRA adapter */
+    int score;    /* no generation: report log p of every prompt token but the first */
+    int logits;   /* no generation: report logits of every prompt position */
 };
 
 enum sl_event_kind {

@@ -61,7 +61,7 @@ static int check_stops(const struct sl_submit *s, struct sl_err *err)
     return 0;
 }
 
-int sl_request_check(const struct sl_submit *s, int n_vocab, int context, int max_rows,
+int sl_request_check(const struct sl_submit *s, int n_vocab, int n_adapters, int context,
                      struct sl_err *err)
 {
     SL_ASSERT(s->id != 0);
@@ -78,11 +78,8 @@ int sl_request_check(const struct sl_submit *s, int n_vocab, int context, int ma
                           "the prompt has %d tokens and the context is %d%s; shorten the prompt or "
                           "raise the context",
                           s->n_tokens, context, no_answer ? "" : " with the answer");
-    if (s->score && s->n_tokens > max_rows)
-        return sl_err_set(
-            err, SL_ELIMIT,
-            "a text of %d tokens is to be scored and a micro-batch holds %d; score it in parts",
-            s->n_tokens, max_rows);
+    if (s->adapter < 0 || s->adapter > n_adapters)
+        return sl_err_set(err, SL_EINPUT, "adapter %d; %d are loaded", s->adapter, n_adapters);
     for (int i = 0; i < s->n_tokens; i++)
         if (s->tokens[i] < 0 || s->tokens[i] >= n_vocab)
             return sl_err_set(err, SL_EINPUT,
@@ -120,6 +117,7 @@ int sl_request_create(const struct sl_submit *s, int context, int block_tokens, 
     r->logits = s->logits;
     r->ignore_eos = s->ignore_eos;
     r->max_tokens = s->max_tokens;
+    r->adapter = s->adapter;
     r->n_prompt = r->n_tokens = s->n_tokens;
     r->seq = -1;
     r->submit_ns = now_ns;

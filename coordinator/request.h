@@ -30,7 +30,7 @@ enum sl_request_state {
 struct sl_request {
     uint64_t id;
     struct sl_sampling sampling;
-    int score, logits, ignore_eos, max_tokens;
+    int score, logits, ignore_eos, max_tokens, adapter;
     int32_t *tokens; /* [n_tokens] the log; room for n_limit */
     int n_tokens, n_prompt;
     int n_limit; /* prompt and answer together; reaching it ends the answer */
@@ -68,9 +68,8 @@ struct sl_request {
 };
 
 /* Is this something we can run at all? SL_EINPUT or SL_ELIMIT with the numbers. `context` in
- * tokens, `max_rows` of one micro-batch: a score request must fit into one, since log p of the next
- * token is computed by the last stage from two neighbouring rows of the same micro-batch. */
-int sl_request_check(const struct sl_submit *s, int n_vocab, int context, int max_rows,
+ * tokens. */
+int sl_request_check(const struct sl_submit *s, int n_vocab, int n_adapters, int context,
                      struct sl_err *err);
 
 /* A checked submit to a request that owns copies of everything. 0 or SL_ENOMEM. */

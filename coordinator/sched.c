@@ -224,6 +224,7 @@ static void add_share(struct sl_sched *s, struct sl_flight *f, struct sl_request
     sl_blocks_take(&s->blocks, n_blocks, blocks);
     memcpy(r->blocks + r->n_blocks, blocks, (size_t)n_blocks * sizeof *blocks);
     uint32_t flags = share_flags(r, n);
+    int32_t next = r->n_sent + n < r->n_tokens ? r->tokens[r->n_sent + n] : -1;
     f->shares[f->batch.n_seqs] = (struct sl_share){.seq = (uint32_t)r->seq,
                                                    .flags = flags,
                                                    .gen = s->slots[r->seq].gen,
@@ -236,6 +237,8 @@ static void add_share(struct sl_sched *s, struct sl_flight *f, struct sl_request
                                                              .n_blocks = n_blocks,
                                                              .tokens = tokens,
                                                              .blocks = blocks,
+                                                             .next = next,
+                                                             .adapter = r->adapter,
                                                              .prompt_len = r->n_prompt,
                                                              .sampling = &r->sampling};
     f->batch.n_rows += n;
@@ -261,17 +264,6 @@ static int fits_first(const struct sl_sched *s, const struct sl_request *r, int 
     if (s->n_free_slots == 0) return 0;
     int n = r->preempted ? r->n_tokens : SL_MIN(first_chunk, r->n_tokens);
     return sl_blocks_for(n, s->block_tokens) + s->n_decoding <= s->blocks.n_free;
-}
-
-/* A prompt to be scored must not be cut, so it goes first where the whole micro-batch is free for
- * it. */
-static void take_score(struct sl_sched *s, struct sl_flight *f, uint64_t now_ns)
-{
-    if (sl_list_empty(&s->waiting)) return;
-    struct sl_request *r = of_link(s->waiting.next);
-    if (!r->score || !fits_first(s, r, r->n_tokens)) return;
-    admit(s, r);
-    add_share(s, f, r, r->n_tokens, now_ns);
 }
 
 /* 1: the block for r's next token is there. 0: not now. */
@@ -378,7 +370,7 @@ static void take_prefills(struct sl_sched *s, struct sl_flight *f, uint64_t now_
     }
     while (budget > 0 && sl_list_empty(&s->prefill) && !sl_list_empty(&s->waiting)) {
         struct sl_request *r = of_link(s->waiting.next);
-        if (r->score || !fits_first(s, r, s->chunk)) return;
+        if (!fits_first(s, r, s->chunk)) return;
         admit(s, r);
         int n = take_chunk(s, f, r, budget, s->blocks.n_free - s->n_decoding, now_ns);
         SL_ASSERT(n > 0);
@@ -405,12 +397,8 @@ struct sl_flight *sl_sched_form(struct sl_sched *s, uint64_t now_ns)
     while (f->slot) f++;
     f->slot = s->last_slot + 1;
     f->batch.n_seqs = f->batch.n_rows = f->n_blocks = 0;
-    if (!s->score_last) take_score(s, f, now_ns);
-    s->score_last = f->batch.n_seqs > 0;
     take_decodes(s, f, now_ns);
     take_prefills(s, f, now_ns);
-    if (f->batch.n_seqs == 0)
-        take_score(s, f, now_ns); /* it was not its turn, but nobody else has work */
     if (f->batch.n_seqs == 0 && s->n_in_flight == 0 && s->n_running > 0) unblock(s, f, now_ns);
     if (f->batch.n_seqs == 0) {
         f->slot = 0;

@@ -27,8 +27,6 @@
  *   and is computed again later: since chance is a hash of seed and position, it continues as if
  *   nothing had happened. Results still on their way to it are dropped by the slot's generation.
  *   The first in the order is never thrown out and fits alone, so there is always progress.
- * - score: a prompt to be scored goes in one piece; it is put first, but not into two micro-
- *   batches in a row.
  *
  * A step costs O(rows of the micro-batch + sequences). */
 #ifndef SL_COORDINATOR_SCHED_H
@@ -87,7 +85,6 @@ struct sl_sched {
     int n_in_flight;
     uint64_t last_slot; /* micro-batches are numbered from 1 over the coordinator's whole life */
     uint64_t n_orders;
-    int score_last; /* the last micro-batch began with a prompt to score */
     /* counters */
     uint64_t prompt_tokens, batches, preemptions;
 };

@@ -14,7 +14,7 @@
 #define SEQ_FLAGS_ALL (SL_SEQ_REGISTER | SL_SEQ_SAMPLE | SL_SEQ_SCORE | SL_SEQ_LOGITS)
 #define HEAD_WORDS 2      /* n_seqs, n_rows */
 #define SEQ_WORDS 5       /* seq, flags, pos, n_tokens, n_blocks */
-#define SAMPLING_WORDS 12 /* prompt_len, then sampling without its bias entries */
+#define SAMPLING_WORDS 13 /* prompt_len, adapter, then sampling without its bias entries */
 
 void sl_sampling_default(struct sl_sampling *s)
 {
@@ -54,7 +54,10 @@ static const char *seq_flaw(const struct sl_batch_seq *q)
     if (q->n_tokens < 1 || q->n_tokens > SL_BATCH_ROWS_MAX) return "number of tokens";
     if (q->pos < 0 || q->pos > INT32_MAX - q->n_tokens) return "position";
     if (q->n_blocks < 0 || q->n_blocks > SL_BATCH_BLOCKS_MAX) return "number of blocks";
-    if ((q->flags & SL_SEQ_REGISTER) && q->prompt_len < 0) return "prompt length";
+    if ((q->flags & SL_SEQ_SCORE) && q->next < -1) return "next token";
+    if (!(q->flags & SL_SEQ_REGISTER)) return NULL;
+    if (q->prompt_len < 0) return "prompt length";
+    if (q->adapter < 0 || q->adapter > SL_ADAPTERS_MAX) return "adapter";
     return NULL;
 }
 
@@ -78,7 +81,8 @@ static int batch_fits(const struct sl_batch *b, size_t *words)
         if (any_negative(q->tokens, (size_t)q->n_tokens) ||
             any_negative(q->blocks, (size_t)q->n_blocks))
             return 0;
-        *words += SEQ_WORDS + (size_t)q->n_tokens + (size_t)q->n_blocks;
+        *words += SEQ_WORDS + (size_t)q->n_tokens + (size_t)q->n_blocks +
+                  ((q->flags & SL_SEQ_SCORE) != 0);
         if (q->flags & SL_SEQ_REGISTER) {
             SL_ASSERT(q->sampling);
             if (sampling_flaw(q->sampling)) return 0;
@@ -122,8 +126,11 @@ int sl_batch_pack(const struct sl_batch *b, struct sl_buf *out)
         p = put32(p, (uint32_t)q->pos);
         p = put32(p, (uint32_t)q->n_tokens);
         p = put32(p, (uint32_t)q->n_blocks);
-        if (q->flags & SL_SEQ_REGISTER)
-            p = put_sampling(put32(p, (uint32_t)q->prompt_len), q->sampling);
+        if (q->flags & SL_SEQ_SCORE) p = put32(p, (uint32_t)q->next);
+        if (q->flags & SL_SEQ_REGISTER) {
+            p = put32(p, (uint32_t)q->prompt_len);
+            p = put_sampling(put32(p, (uint32_t)q->adapter), q->sampling);
+        }
         p = put_words(p, q->tokens, (size_t)q->n_tokens);
         p = put_words(p, q->blocks, (size_t)q->n_blocks);
     }
@@ -179,9 +186,13 @@ static int read_seq(struct reader *r, struct sl_batch_in *in, struct sl_batch_se
     q->pos = read_i32(r);
     q->n_tokens = read_i32(r);
     q->n_blocks = read_i32(r);
-    q->prompt_len = 0;
+    q->prompt_len = q->adapter = 0;
     q->sampling = NULL;
-    if (!r->short_of && (q->flags & SL_SEQ_REGISTER)) q->prompt_len = read_i32(r);
+    q->next = q->flags & SL_SEQ_SCORE ? read_i32(r) : -1;
+    if (q->flags & SL_SEQ_REGISTER) {
+        q->prompt_len = read_i32(r);
+        q->adapter = read_i32(r);
+    }
     *what = r->short_of ? "length" : seq_flaw(q);
     if (*what) return SL_EPROTO;
     if (q->flags & SL_SEQ_REGISTER) {

@@ -25,6 +25,7 @@ extern "C" {
 #define SL_LOGIT_BIAS_MAX 300     /* entries, as OpenAI allows */
 #define SL_TOP_LOGPROBS_MAX 20    /* alternatives, as OpenAI allows */
 #define SL_VOCAB_MAX (1 << 20)    /* columns of a row of logits */
+#define SL_ADAPTERS_MAX 64        /* LoRA adapters loaded at one time */
 
 struct sl_logit_bias {
     int32_t token;
@@ -50,7 +51,7 @@ void sl_sampling_default(struct sl_sampling *s); /* greedy, everything off */
 enum sl_seq_flags {
     SL_SEQ_REGISTER = 1, /* forget what the slot held; prompt_len and sampling are present */
     SL_SEQ_SAMPLE = 2,   /* draw a token from the last row */
-    SL_SEQ_SCORE = 4,    /* report log p(next token in this share) for every row but the last */
+    SL_SEQ_SCORE = 4,    /* report log p(next token) for every row; `next` follows the last one */
     SL_SEQ_LOGITS = 8    /* report the logits of every row */
 };
 
@@ -63,7 +64,9 @@ struct sl_batch_seq {
     int32_t n_blocks;      /* new blocks appended to its table */
     const int32_t *tokens; /* [n_tokens] */
     const int32_t *blocks; /* [n_blocks] */
+    int32_t next;          /* with SCORE: the token after the share, -1: the text ends with it */
     int32_t prompt_len;    /* with REGISTER: positions below it are prompt, not answer */
+    int32_t adapter;       /* with REGISTER: 0 the model itself, else 1 + number of the adapter */
     const struct sl_sampling *sampling; /* with REGISTER */
 };
 

@@ -72,15 +72,23 @@ int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_
         return sl_err_set(err, SL_EPROTO,
                           "a micro-batch asks for %zu bytes of logits, over the limit of %u", bytes,
                           SL_FRAME_DESC_MAX);
-    for (int i = 0; i < b->n_seqs; i++)
-        if ((b->seqs[i].flags & SL_SEQ_SCORE) && (b->seqs[i].flags & SL_SEQ_LOGITS))
-            return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits",
-                              b->seqs[i].seq);
+    for (const struct sl_batch_seq *q = b->seqs; q < b->seqs + b->n_seqs; q++) {
+        if ((q->flags & SL_SEQ_SCORE) && (q->flags & SL_SEQ_LOGITS))
+            return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits", q->seq);
+        if (q->next >= s->c.n_vocab)
+            return sl_err_set(err, SL_EPROTO, "sequence %u: token %d after its share", q->seq,
+                              (int)q->next);
+    }
     return 0;
 }
 
-/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row, whose
- * next token is elsewhere. */
+static int scored_rows(const struct sl_batch_seq *in)
+{
+    return in->n_tokens - (in->next < 0);
+}
+
+/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row of a text,
+ * which has no next token. */
 static void wanted_rows(const struct sl_batch_seq *in, int *from, int *to)
 {
     *to = in->n_tokens;
@@ -88,7 +96,7 @@ static void wanted_rows(const struct sl_batch_seq *in, int *from, int *to)
         *from = 0;
     } else if (in->flags & SL_SEQ_SCORE) {
         *from = 0;
-        if (!(in->flags & SL_SEQ_SAMPLE)) *to = in->n_tokens - 1;
+        if (!(in->flags & SL_SEQ_SAMPLE)) *to = scored_rows(in);
     } else {
         *from = in->flags & SL_SEQ_SAMPLE ? in->n_tokens - 1 : in->n_tokens;
     }
@@ -105,8 +113,10 @@ static void use_logits(struct sl_stage *s, const struct sl_batch *b, struct pick
     const struct sl_batch_seq *in = &b->seqs[p.seq];
     if (in->flags & SL_SEQ_LOGITS)
         memcpy(all_logits, logits, (size_t)s->c.n_vocab * sizeof *logits);
-    if ((in->flags & SL_SEQ_SCORE) && p.row + 1 < in->n_tokens)
-        scores[p.row] = (float)sl_logprob(logits, s->c.n_vocab, in->tokens[p.row + 1]);
+    if ((in->flags & SL_SEQ_SCORE) && p.row < scored_rows(in)) {
+        int32_t next = p.row + 1 < in->n_tokens ? in->tokens[p.row + 1] : in->next;
+        scores[p.row] = (float)sl_logprob(logits, s->c.n_vocab, next);
+    }
     if ((in->flags & SL_SEQ_SAMPLE) && p.row == in->n_tokens - 1) {
         const struct sl_stage_seq *q = &s->seqs[in->seq];
         struct sl_sampled *out = &s->results.sampled[s->results.n_sampled++];
@@ -139,7 +149,7 @@ static void lay_out_scored(struct sl_stage *s, const struct sl_batch *b, float *
         struct sl_scored *o = &s->results.scored[s->results.n_scored++];
         int whole = (in->flags & SL_SEQ_LOGITS) != 0;
         *o = (struct sl_scored){
-            .seq = in->seq, .pos = in->pos, .n = whole ? in->n_tokens : in->n_tokens - 1};
+            .seq = in->seq, .pos = in->pos, .n = whole ? in->n_tokens : scored_rows(in)};
         if (whole) {
             o->logits = logits;
             o->n_vocab = s->c.n_vocab;

@@ -361,7 +361,6 @@ static int too_long(const struct want *w)
              : s->max_tokens       ? SL_MIN(CONTEXT, s->n_tokens + s->max_tokens) - 1
                                    : s->n_tokens;
     return s->n_tokens > CONTEXT - !(s->score || s->logits) ||
-           (s->score && s->n_tokens > S.p.load.max_rows) ||
            kv > S.n_blocks_cap * S.p.load.block_tokens;
 }
 

@@ -154,7 +154,7 @@ static void test_random(void **state)
 static void refused(const struct sl_submit *s, int code, const char *words)
 {
     struct sl_err err = {.code = 0};
-    assert_int_equal(sl_request_check(s, TOY_VOCAB, 50, 20, &err), code);
+    assert_int_equal(sl_request_check(s, TOY_VOCAB, 2, 50, &err), code);
     if (!strstr(err.msg, words)) fail_msg("\"%s\" does not say \"%s\"", err.msg, words);
 }
 
@@ -163,16 +163,19 @@ static void test_check(void **state)
     (void)state;
     static int32_t many[60], wrong[] = {1, TOY_VOCAB};
     struct sl_submit s = basic("x", NULL), ok = s;
-    assert_int_equal(sl_request_check(&ok, TOY_VOCAB, 50, 20, NULL), 0);
+    assert_int_equal(sl_request_check(&ok, TOY_VOCAB, 2, 50, NULL), 0);
     s = ok, s.n_tokens = 0, refused(&s, SL_EINPUT, "empty");
     s = ok, s.tokens = wrong, refused(&s, SL_EINPUT, "token 24 at position 1");
     s = ok, s.tokens = many, s.n_tokens = 50, refused(&s, SL_ELIMIT, "50 tokens");
     s.n_tokens = 49;
-    assert_int_equal(sl_request_check(&s, TOY_VOCAB, 50, 20, NULL), 0);
+    assert_int_equal(sl_request_check(&s, TOY_VOCAB, 2, 50, NULL), 0);
     s.n_tokens = 50, s.logits = 1;
-    assert_int_equal(sl_request_check(&s, TOY_VOCAB, 50, 20, NULL), 0);
-    s.logits = 0, s.score = 1, s.n_tokens = 21, refused(&s, SL_ELIMIT, "micro-batch holds 20");
-    s.logits = 1, refused(&s, SL_EINPUT, "together");
+    assert_int_equal(sl_request_check(&s, TOY_VOCAB, 2, 50, NULL), 0);
+    s.score = 1, refused(&s, SL_EINPUT, "together");
+    s = ok, s.adapter = 2;
+    assert_int_equal(sl_request_check(&s, TOY_VOCAB, 2, 50, NULL), 0);
+    s.adapter = 3, refused(&s, SL_EINPUT, "2 are loaded");
+    s.adapter = -1, refused(&s, SL_EINPUT, "adapter -1");
     s = ok, s.max_tokens = -1, refused(&s, SL_EINPUT, "max_tokens");
     s = ok, s.stops[0] = "", refused(&s, SL_EINPUT, "empty");
     s = ok, s.n_stops = SL_STOPS_MAX + 1, refused(&s, SL_ELIMIT, "stop strings");

@@ -195,24 +195,22 @@ static void test_preempt(void **state)
     sl_sched_close(&S);
 }
 
-/* A prompt to be scored stays whole and gets its turn between answers, without stopping them. */
-static void test_score_turns(void **state)
+/* A text to be scored is cut like any prompt; each piece brings the token that follows it. */
+static void test_score_pieces(void **state)
 {
     (void)state;
     open_sched(8, 16, 400, 1, 32, 40);
-    for (int i = 0; i < 4; i++) add(5, 100, 0, 0);
-    land(sl_sched_form(&S, 0));
-    for (int i = 0; i < 3; i++) add(40, 1, 0, 1)->score = 1;
-    int whole = 0, decodes = 0;
-    for (int i = 0; i < 6; i++) {
+    add(70, 1, 0, 1)->score = 1;
+    for (int at = 0; at < 70;) {
         struct sl_flight *f = sl_sched_form(&S, 2);
-        assert_int_equal(f->batch.n_rows, f->batch.seqs[0].flags & SL_SEQ_SCORE ? 40 : 4);
-        whole += f->batch.n_rows == 40;
-        decodes += f->batch.n_rows == 4;
-        land(f);
+        const struct sl_batch_seq *q = &f->batch.seqs[0];
+        assert_int_equal(q->pos, at);
+        assert_true(q->flags & SL_SEQ_SCORE && !(q->flags & SL_SEQ_SAMPLE));
+        at += q->n_tokens;
+        assert_int_equal(q->next, at < 70 ? sl_sched_owner(&S, f->shares)->tokens[at] : -1);
+        if (at < 70) assert_int_equal(q->n_tokens, 32);
+        sl_sched_land(&S, f->slot);
     }
-    assert_int_equal(whole, 3);
-    assert_int_equal(decodes, 3);
     sl_sched_close(&S);
 }
 
@@ -221,7 +219,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cohorts), cmocka_unit_test(test_short_passes_long),
         cmocka_unit_test(test_chunks),  cmocka_unit_test(test_ageing),
-        cmocka_unit_test(test_preempt), cmocka_unit_test(test_score_turns),
+        cmocka_unit_test(test_preempt), cmocka_unit_test(test_score_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

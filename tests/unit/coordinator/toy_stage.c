@@ -155,7 +155,7 @@ struct sl_results *toy_stage_answer(const struct toy_stage *s, const struct sl_b
         struct sl_scored *v = &r->scored[r->n_scored++];
         *v = (struct sl_scored){.seq = q->seq,
                                 .pos = q->pos,
-                                .n = q->flags & SL_SEQ_SCORE ? q->n_tokens - 1 : q->n_tokens};
+                                .n = q->n_tokens - ((q->flags & SL_SEQ_SCORE) && q->next < 0)};
         v->n_vocab = q->flags & SL_SEQ_LOGITS ? TOY_VOCAB : 0;
         if (q->flags & SL_SEQ_SCORE)
             v->logprobs = f;
@@ -163,7 +163,8 @@ struct sl_results *toy_stage_answer(const struct toy_stage *s, const struct sl_b
             v->logits = f;
         for (int k = 0; k < v->n; k++) {
             uint64_t h = prefix(s, t, q->pos + k + 1);
-            if (q->flags & SL_SEQ_SCORE) *f++ = toy_logit(h, q->tokens[k + 1]);
+            if (q->flags & SL_SEQ_SCORE)
+                *f++ = toy_logit(h, k + 1 < q->n_tokens ? q->tokens[k + 1] : q->next);
             for (int32_t w = 0; q->flags & SL_SEQ_LOGITS && w < TOY_VOCAB; w++)
                 *f++ = toy_logit(h, w);
         }

@@ -76,8 +76,10 @@ struct sl_batch gen_batch(struct gen *g, int seqs_max)
         q->n_blocks = gen_below(g, 4);
         q->tokens = words(g, q->n_tokens);
         q->blocks = words(g, q->n_blocks);
+        q->next = q->flags & SL_SEQ_SCORE ? gen_below(g, 50000) - 1 : -1;
         if (q->flags & SL_SEQ_REGISTER) {
             q->prompt_len = gen_below(g, 100000);
+            q->adapter = gen_below(g, SL_ADAPTERS_MAX + 1);
             q->sampling = sampling(g);
         }
         b.n_rows += q->n_tokens;
@@ -135,8 +137,9 @@ int batch_equal(const struct sl_batch *a, const struct sl_batch *b)
     for (int i = 0; i < a->n_seqs; i++) {
         const struct sl_batch_seq *p = &a->seqs[i], *q = &b->seqs[i];
         if (p->seq != q->seq || p->flags != q->flags || p->pos != q->pos ||
-            p->n_tokens != q->n_tokens || p->n_blocks != q->n_blocks ||
-            p->prompt_len != q->prompt_len || !p->sampling != !q->sampling)
+            p->n_tokens != q->n_tokens || p->n_blocks != q->n_blocks || p->next != q->next ||
+            p->adapter != q->adapter || p->prompt_len != q->prompt_len ||
+            !p->sampling != !q->sampling)
             return 0;
         if (memcmp(p->tokens, q->tokens, (size_t)p->n_tokens * 4)) return 0;
         if (p->n_blocks && memcmp(p->blocks, q->blocks, (size_t)p->n_blocks * 4)) return 0;

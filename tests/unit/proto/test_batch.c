@@ -176,7 +176,7 @@ static void test_limits(void **state)
     struct sl_batch_in in = {0};
     struct sl_buf b;
     sl_buf_init(&b, 1 << 20);
-    for (int broken = 0; broken < 16; broken++) {
+    for (int broken = 0; broken < 17; broken++) {
         sl_sampling_default(&s);
         q = (struct sl_batch_seq){.seq = 3,
                                   .flags = SL_SEQ_REGISTER | SL_SEQ_SAMPLE,
@@ -218,28 +218,31 @@ static void test_limits(void **state)
             q.prompt_len = -1, value = (uint32_t)-1, word = 7;
             break;
         case 8:
-            s.temperature = f = -1, memcpy(&value, &f, 4), word = 8;
+            s.temperature = f = -1, memcpy(&value, &f, 4), word = 9;
             break;
         case 9:
-            s.top_p = f = 1.5f, memcpy(&value, &f, 4), word = 10;
+            s.top_p = f = 1.5f, memcpy(&value, &f, 4), word = 11;
             break;
         case 10:
-            s.repetition_penalty = f = 0, memcpy(&value, &f, 4), word = 12;
+            s.repetition_penalty = f = 0, memcpy(&value, &f, 4), word = 13;
             break;
         case 11:
-            s.n_top = SL_TOP_LOGPROBS_MAX + 1, value = SL_TOP_LOGPROBS_MAX + 1, word = 17;
+            s.n_top = SL_TOP_LOGPROBS_MAX + 1, value = SL_TOP_LOGPROBS_MAX + 1, word = 18;
             break;
         case 12:
-            s.n_bias = SL_LOGIT_BIAS_MAX + 1, value = SL_LOGIT_BIAS_MAX + 1, word = 18;
+            s.n_bias = SL_LOGIT_BIAS_MAX + 1, value = SL_LOGIT_BIAS_MAX + 1, word = 19;
             break;
         case 13:
-            tokens[1] = -5, value = (uint32_t)-5, word = 20;
+            tokens[1] = -5, value = (uint32_t)-5, word = 21;
             break;
         case 14:
-            blocks[0] = -5, value = (uint32_t)-5, word = 21;
+            blocks[0] = -5, value = (uint32_t)-5, word = 22;
             break;
         case 15:
             batch.n_rows = 3, value = 3, word = 1;
+            break;
+        case 16:
+            q.adapter = SL_ADAPTERS_MAX + 1, value = SL_ADAPTERS_MAX + 1, word = 8;
             break;
         }
         sl_buf_clear(&b);
@@ -258,7 +261,7 @@ static void test_limits(void **state)
                                   .prompt_len = 2,
                                   .sampling = &s};
         assert_int_equal(sl_batch_pack(&batch, &b), 0);
-        assert_int_equal(b.len, 22 * 4);
+        assert_int_equal(b.len, 23 * 4);
         memcpy(b.data + word * 4, &value, 4);
         assert_int_equal(sl_batch_unpack(b.data, b.len, &in, NULL), SL_EPROTO);
     }

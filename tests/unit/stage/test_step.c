@@ -313,6 +313,19 @@ static void test_twice(void **state)
     sl_stage_destroy(s);
 }
 
+static void run_scores(struct sl_stage *s, struct sl_batch_seq *x, int n, float *out)
+{
+    struct sl_frame *f;
+    struct sl_results_in res = {0};
+    assert_int_equal(step(s, x, 1, &f), 0);
+    assert_int_equal(sl_results_unpack(sl_frame_desc(f), f->head.desc_len, &res, NULL), 0);
+    assert_int_equal(res.results.n_scored, 1);
+    assert_int_equal(res.results.scored[0].n, n);
+    memcpy(out, res.results.scored[0].logprobs, (size_t)n * sizeof *out);
+    sl_results_in_close(&res);
+    sl_frame_free(f);
+}
+
 static void test_scores(void **state)
 {
     (void)state;
@@ -322,6 +335,7 @@ static void test_scores(void **state)
     struct sl_err e;
     for (int n = 1; n <= 3; n += 2) {
         struct sl_batch_seq x = tiny_share(0, SL_SEQ_SCORE, n, 0, 1);
+        x.next = -1;
         assert_int_equal(step(s, &x, 1, &f), 0);
         assert_int_equal(sl_results_unpack(sl_frame_desc(f), f->head.desc_len, &res, &e), 0);
         assert_int_equal(res.results.n_scored, 1);
@@ -329,6 +343,19 @@ static void test_scores(void **state)
         for (int i = 0; i < n - 1; i++) assert_true(res.results.scored[0].logprobs[i] < 0);
         sl_frame_free(f);
     }
+    /* a text in two pieces is scored with the bits of one */
+    struct sl_batch_seq whole = tiny_share(0, SL_SEQ_SCORE, 6, 0, 1), head = whole, tail = whole;
+    float want[5], got[5];
+    whole.next = -1;
+    head.n_tokens = 4, head.next = whole.tokens[4];
+    tail.flags = SL_SEQ_SCORE, tail.pos = 4, tail.n_tokens = 2, tail.n_blocks = 0;
+    tail.tokens += 4, tail.next = -1;
+    run_scores(s, &whole, 5, want);
+    run_scores(s, &head, 4, got);
+    run_scores(s, &tail, 1, got + 4);
+    assert_memory_equal(want, got, sizeof want);
+    head.next = TINY_VOCAB;
+    assert_int_equal(step(s, &head, 1, NULL), SL_EPROTO);
     sl_results_in_close(&res);
     sl_stage_destroy(s);
 }
