@@ -20,7 +20,16 @@ int sl_template_compile(const char *source, size_t n, struct sl_template **out, 
     struct sl_template *t = calloc(1, sizeof *t);
     if (!t) return sl_err_set(err, SL_ENOMEM, "chat template: out of memory");
     sl_arena_init(&t->mem, TMPL_COMPILE_BYTES_MAX);
-    int rc = sl_tmpl_parse(t, source, n, err);
+    int rc = 0;
+    char *copy = sl_arena_alloc(&t->mem, n + 1);
+    if (copy) {
+        memcpy(copy, source, n);
+        t->source = copy;
+        t->n_source = n;
+        rc = sl_tmpl_parse(t, source, n, err);
+    } else {
+        rc = sl_err_set(err, SL_ENOMEM, "chat template: out of memory");
+    }
     if (rc) {
         sl_template_free(t);
         return rc;
@@ -34,6 +43,12 @@ void sl_template_free(struct sl_template *t)
     if (!t) return;
     sl_arena_close(&t->mem);
     free(t);
+}
+
+const char *sl_template_source(const struct sl_template *t, size_t *n)
+{
+    *n = t->n_source;
+    return t->source;
 }
 
 int sl_template_render(const struct sl_template *t, const struct json_t *vars, struct sl_buf *out,

@@ -28,6 +28,8 @@ struct sl_template;
 /* Compiles source[0..n). Syntax errors are SL_EINPUT with the line. */
 int sl_template_compile(const char *source, size_t n, struct sl_template **out, struct sl_err *err);
 void sl_template_free(struct sl_template *t);
+/* The text it was compiled from; not NUL-terminated. */
+const char *sl_template_source(const struct sl_template *t, size_t *n);
 
 /* Renders with the variables of the JSON object `vars` (messages, tools, add_generation_prompt,
  * bos_token ...), appended to out. The key "now" (an ISO 8601 time) fixes what strftime_now

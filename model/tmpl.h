@@ -258,6 +258,8 @@ struct sl_tmpl_node {
 /* A compiled template: immutable, shared by threads. */
 struct sl_template {
     struct sl_arena mem;
+    const char *source; /* [n_source] in mem */
+    size_t n_source;
     struct sl_tmpl_node *body;
     struct sl_tv *names; /* text of each symbol */
     uint32_t n_names, sym_loop, sym_caller, sym_varargs, sym_kwargs;
