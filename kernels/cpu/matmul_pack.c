@@ -7,6 +7,7 @@
 #include "kernels/cpu/matmul.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -295,38 +296,55 @@ static void pack_row(enum sl_dtype type, const uint8_t *row, int64_t cols, int l
     put_scales(type, row, cols / SL_MM_GROUP, lane, tile + scales_at);
 }
 
-int sl_mm_load(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err)
+/* Whether there is a kernel for the file's own codes; else the values are packed as F32. */
+static int has_kernel(const struct sl_matrix *m)
 {
-    enum sl_dtype type = m->type;
-    int64_t rows = m->rows, cols = m->cols;
-    if ((type != SL_F32 && type != SL_F16 && type != SL_BF16 &&
-         sl_mm_format(type)->scales == SL_MM_NONE) ||
-        m->factor != 1 || m->order)
-        return sl_err_set(err, SL_EUNSUPPORTED, "no kernel for %s matrices", sl_dtype_name(type));
-    if (rows < 1 || cols < 1 || cols % sl_dtype_block(type) != 0)
+    return !m->order && m->factor == 1 &&
+           (sl_dtype_kind(m->type) == SL_KIND_FLOAT || sl_mm_format(m->type)->scales != SL_MM_NONE);
+}
+
+static int check(const struct sl_matrix *m, struct sl_err *err)
+{
+    const char *name = sl_dtype_name(m->type);
+    if (sl_dtype_kind(m->type) == SL_KIND_STORAGE)
+        return sl_err_set(err, SL_EUNSUPPORTED, "no kernel for %s matrices", name);
+    if (m->rows < 1 || m->cols < 1 || m->cols % sl_dtype_block(m->type) != 0)
         return sl_err_set(err, SL_EINPUT,
                           "a %s matrix of %lld x %lld: both sizes must be positive and the second "
                           "a multiple of %d; the model file is damaged",
-                          sl_dtype_name(type), (long long)rows, (long long)cols,
-                          sl_dtype_block(type));
+                          name, (long long)m->rows, (long long)m->cols, sl_dtype_block(m->type));
+    return 0;
+}
+
+int sl_mm_load(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err)
+{
+    int rc = check(m, err);
+    if (rc) return rc;
+    int wide = !has_kernel(m);
+    enum sl_dtype type = wide ? SL_F32 : m->type;
     struct sl_mm_tiles t;
-    shape(type, rows, cols, &t);
+    shape(type, m->rows, m->cols, &t);
     size_t bytes = (size_t)t.n * t.bytes;
-    uint8_t *packed = mem_get(bytes);
-    if (!packed)
+    float *row = wide ? malloc((size_t)m->cols * sizeof *row) : NULL;
+    uint8_t *packed = wide && !row ? NULL : mem_get(bytes);
+    if (!packed) {
+        free(row);
         return sl_err_set(err, SL_ENOMEM,
                           "no memory for %zu bytes of weights: give this stage fewer layers or the "
                           "host more memory",
                           bytes);
-    for (int64_t r = 0; r < rows; r++)
-        pack_row(type, sl_matrix_row_data(m, r), cols, (int)(r % SL_MM_LANES),
-                 packed + (size_t)(r / SL_MM_LANES) * t.bytes, t.scales_at);
-    *w = (struct sl_weight){
-        .rows = rows, .cols = cols, .m = *m, .packed = packed, .packed_bytes = bytes};
-    w->m.data = w->m.scales = NULL;
-    w->m.zeros = NULL;
-    w->m.order = NULL;
-    w->m.codebook = NULL;
+    }
+    for (int64_t r = 0; r < m->rows; r++) {
+        if (wide) sl_matrix_row(m, r, row);
+        pack_row(type, wide ? (const uint8_t *)row : sl_matrix_row_data(m, r), m->cols,
+                 (int)(r % SL_MM_LANES), packed + (size_t)(r / SL_MM_LANES) * t.bytes, t.scales_at);
+    }
+    free(row);
+    *w = (struct sl_weight){.rows = m->rows,
+                            .cols = m->cols,
+                            .m = sl_matrix_plain(type, m->rows, m->cols, NULL),
+                            .packed = packed,
+                            .packed_bytes = bytes};
     return 0;
 }
 

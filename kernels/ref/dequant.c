@@ -122,6 +122,46 @@ static void q8_0(const uint8_t *b, float *y)
     for (int i = 0; i < 32; i++) y[i] = d * (float)(int8_t)b[2 + i];
 }
 
+/* OCP E2M1: the values of the eight magnitudes, then the same negated. */
+static float e2m1(int code)
+{
+    static const float magnitude[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    return code & 8 ? -magnitude[code & 7] : magnitude[code & 7];
+}
+
+/* The 16 levels of the IQ4 formats. */
+static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                               1,    13,   25,  38,  53,  69,  89,  113};
+
+static void iq4_nl(const uint8_t *b, float *y)
+{
+    float d = half_at(b);
+    for (int i = 0; i < 32; i++) y[i] = d * (float)iq4[nibble(b + 2, i)];
+}
+
+/* E8M0 has no zero and no sign; 255 is NaN. */
+static void mxfp4(const uint8_t *b, float *y)
+{
+    float d = b[0] == 0xff ? NAN : ldexpf(1, b[0] - 127);
+    for (int i = 0; i < 32; i++) y[i] = d * e2m1(nibble(b + 1, i));
+}
+
+/* The scale of 16 elements: E4M3 without its sign. ggml reads the byte of NaN as 0. */
+static float ue4m3(uint8_t c)
+{
+    int man = c & 7, exp = c >> 3 & 15;
+    if ((c & 0x7f) == 0x7f) return 0;
+    return exp ? ldexpf(1 + (float)man / 8, exp - 7) : ldexpf((float)man, -9);
+}
+
+static void nvfp4(const uint8_t *b, float *y)
+{
+    for (int i = 0; i < 64; i++) {
+        int s = i / 16, q = b[4 + 8 * s + i % 8] >> 4 * (i % 16 / 8) & 15;
+        y[i] = ue4m3(b[s]) * e2m1(q);
+    }
+}
+
 /* ---- 256-element blocks ---------------------------------------------------------------------- */
 
 /* Scale and minimum, 6 bits each, of sub-block j of 8 out of the 12 packed bytes s. */
@@ -133,6 +173,42 @@ static void k_scale(const uint8_t *s, int j, int *scale, int *min)
     } else {
         *scale = (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
         *min = s[j + 4] >> 4 | s[j] >> 6 << 4;
+    }
+}
+
+static void q2_k(const uint8_t *b, float *y)
+{
+    float d = half_at(b + 80), dmin = half_at(b + 82);
+    for (int i = 0; i < 256; i++) {
+        int s = b[i / 16], q = b[16 + 32 * (i / 128) + i % 32] >> 2 * (i % 128 / 32) & 3;
+        y[i] = d * (float)(s & 15) * (float)q - dmin * (float)(s >> 4);
+    }
+}
+
+/* Sixteen scales of 6 bits in 12 bytes: low nibbles in the first 8, pairs of high bits after. */
+static int q3_scale(const uint8_t *s, int t)
+{
+    return ((s[t % 8] >> 4 * (t / 8) & 15) | (s[8 + t % 4] >> 2 * (t / 4) & 3) << 4) - 32;
+}
+
+static void q3_k(const uint8_t *b, float *y)
+{
+    float d = half_at(b + 108);
+    for (int i = 0; i < 256; i++) {
+        int n = i / 128, r = i % 128 / 32, l = i % 32;
+        int q = b[32 + 32 * n + l] >> 2 * r & 3;
+        if (!(b[l] >> (4 * n + r) & 1)) q -= 4;
+        y[i] = d * (float)q3_scale(b + 96, i / 16) * (float)q;
+    }
+}
+
+static void iq4_xs(const uint8_t *b, float *y)
+{
+    float d = half_at(b);
+    for (int i = 0; i < 256; i++) {
+        int k = i / 32;
+        int scale = (b[4 + k / 2] >> 4 * (k & 1) & 15) | (u16_at(b + 2) >> 2 * k & 3) << 4;
+        y[i] = d * (float)(scale - 32) * (float)iq4[nibble(b + 8 + 16 * k, i % 32)];
     }
 }
 
@@ -187,16 +263,18 @@ static void plain_row(enum sl_dtype type, const uint8_t *src, float *dst, int64_
 void sl_dequantize(enum sl_dtype type, const void *src, float *dst, int64_t n)
 {
     static void (*const decode[SL_DTYPE_COUNT])(const uint8_t *, float *) = {
-        [SL_Q4_0] = q4_0, [SL_Q4_1] = q4_1, [SL_Q5_0] = q5_0, [SL_Q5_1] = q5_1,
-        [SL_Q8_0] = q8_0, [SL_Q4_K] = q4_k, [SL_Q5_K] = q5_k, [SL_Q6_K] = q6_k,
+        [SL_Q4_0] = q4_0,   [SL_Q4_1] = q4_1,   [SL_Q5_0] = q5_0,     [SL_Q5_1] = q5_1,
+        [SL_Q8_0] = q8_0,   [SL_Q2_K] = q2_k,   [SL_Q3_K] = q3_k,     [SL_Q4_K] = q4_k,
+        [SL_Q5_K] = q5_k,   [SL_Q6_K] = q6_k,   [SL_IQ4_NL] = iq4_nl, [SL_IQ4_XS] = iq4_xs,
+        [SL_MXFP4] = mxfp4, [SL_NVFP4] = nvfp4,
     };
     SL_ASSERT((int)type >= 0 && type < SL_DTYPE_COUNT && n >= 0);
-    if (!decode[type]) {
+    if (sl_dtype_kind(type) == SL_KIND_FLOAT) {
         plain_row(type, src, dst, n);
         return;
     }
     int block = sl_dtype_block(type), bytes = sl_dtype_block_bytes(type);
-    SL_ASSERT(n % block == 0);
+    SL_ASSERT(decode[type] && n % block == 0);
     const uint8_t *b = src;
     for (int64_t i = 0; i < n; i += block, b += bytes) decode[type](b, dst + i);
 }

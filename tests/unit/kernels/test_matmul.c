@@ -101,6 +101,19 @@ static void put_block(enum sl_dtype t, uint8_t *b)
     case SL_Q6_K:
         put_half(b + 208);
         break;
+    case SL_Q2_K:
+        put_half(b + 82);
+        put_half(b + 80);
+        break;
+    case SL_Q3_K:
+        put_half(b + 108);
+        break;
+    case SL_MXFP4: /* 2^-10 .. 2^-3; the smallest now and then */
+        b[0] = rnd() % 16 ? (uint8_t)(117 + rnd() % 8) : (uint8_t)(rnd() % 3);
+        break;
+    case SL_NVFP4: /* all scales but NaN, zero and subnormals too; ggml reads NaN as zero */
+        for (int i = 0; i < 4; i++) b[i] &= 0x7f;
+        break;
     case SL_Q4_1:
     case SL_Q5_1:
     case SL_Q4_K:
@@ -156,7 +169,8 @@ static void load(enum sl_dtype t, int64_t rows, int64_t cols, const void *data, 
     assert_non_null(w->packed);
     int64_t padded = (rows + 15) / 16 * 16;
     uint64_t file = sl_dtype_row_bytes(t, (uint64_t)cols) * (uint64_t)padded;
-    assert_true(w->packed_bytes <= file + file / 10 + (uint64_t)padded / 16 * 64);
+    if (w->m.type == t)
+        assert_true(w->packed_bytes <= file + file / 10 + (uint64_t)padded / 16 * 64);
 }
 
 static void multiply(int threads, const float *x, int n, const struct sl_product *p, int count)
@@ -170,7 +184,7 @@ static void check_row(enum sl_dtype t, int64_t rows, int64_t cols, const float *
                       const float *out)
 {
     for (int64_t r = 0; r < rows; r++) {
-        double sum = 0, bound = 0;
+        double sum = 0, bound = 1e-37; /* what underflows may be lost */
         for (int64_t k0 = 0; k0 < cols; k0 += GROUP) {
             double top_x = 0, top_w = 0, sum_x = 0, sum_w = 0;
             for (int64_t k = k0; k < SL_MIN(cols, k0 + GROUP); k++) {
@@ -237,7 +251,7 @@ static void test_shapes(void **ctx)
     static const int64_t rows[] = {1, 2, 15, 16, 17, 33, 576, 1000};
     static const int64_t cols[] = {32, 64, 256, 288, 576, 1536, 2048};
     static const int many[] = {0, 1, 2, 3, 7, 8, 16, 17, 31, 33, 64, 65}, few[] = {2, 17, 65};
-    for (int t = 0; t < SL_DTYPE_COUNT; t++)
+    for (int t = 0; t < SL_F8_E4M3; t++)
         for (size_t r = 0; r < SL_ARRAY_LEN(rows); r++)
             for (size_t c = 0; c < SL_ARRAY_LEN(cols); c++) {
                 if (cols[c] % sl_dtype_block(t) != 0 || rows[r] * cols[c] > SHAPE_MAX) continue;
@@ -254,8 +268,8 @@ static void test_long_batch(void **ctx)
 {
     (void)ctx;
     static const int ns[] = {N_MAX, 511, 129};
-    for (int t = 0; t < SL_DTYPE_COUNT; t++)
-        check_shape(t, 17, sl_dtype_block(t) == 256 ? 512 : 288, ns, SL_ARRAY_LEN(ns));
+    for (int t = 0; t < SL_F8_E4M3; t++)
+        check_shape(t, 17, 288 % sl_dtype_block(t) ? 512 : 288, ns, SL_ARRAY_LEN(ns));
 }
 
 /* Float rows need not be a multiple of anything. */
@@ -276,7 +290,7 @@ static void test_relative_error(void **ctx)
 {
     (void)ctx;
     enum { ROWS = 64, COLS = 512 };
-    for (int t = 0; t < SL_DTYPE_COUNT; t++) {
+    for (int t = 0; t < SL_F8_E4M3; t++) {
         uint8_t *file = make_weights(t, ROWS, COLS);
         float *x = make_x(1, COLS), *wide = grab(ROWS * COLS * sizeof *wide), out[ROWS];
         sl_dequantize(t, file, wide, ROWS * COLS);
@@ -386,7 +400,7 @@ static void test_rows_agree(void **ctx)
     const struct sl_matmul_ops *const *rows = sl_matmul_rows(&n_rows);
     float *x = make_x(N, COLS), *out[2];
     for (int i = 0; i < 2; i++) out[i] = grab(N * ROWS * sizeof(float));
-    for (int t = 0; t < SL_DTYPE_COUNT; t++) {
+    for (int t = 0; t < SL_F8_E4M3; t++) {
         uint8_t *file = make_weights(t, ROWS, COLS);
         count = 0;
         for (int i = 1; i < n_rows; i++) { /* row 0 is the portable one, without FMA */
