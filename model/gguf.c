@@ -11,6 +11,7 @@
 
 #include "base/sl_assert.h"
 #include "model/gguf_cursor.h"
+#include "model/json_read.h"
 
 #define MAGIC "GGUF"
 #define ALIGN_MIN 8 /* bytes, as the specification has it: no element of a tensor is misaligned */
@@ -54,11 +55,12 @@ static int check_tensor(struct sl_gguf_cursor *p, struct sl_tensor *t, uint64_t 
                            SL_GGUF_DAMAGED);
     int known = sl_dtype_from_ggml(t->ggml_type);
     t->known = known >= 0;
+    t->type_name = sl_dtype_ggml_name(t->ggml_type);
     t->type = t->known ? (enum sl_dtype)known : SL_F32;
     return 0;
 }
 
-static int take_tensor(struct sl_gguf_cursor *p, struct sl_gguf_tensor *e)
+static int take_tensor(struct sl_gguf_cursor *p, struct sl_entry *e)
 {
     struct sl_tensor *t = &e->t;
     e->at = p->pos;
@@ -106,7 +108,7 @@ static int take_tensors(struct sl_gguf_cursor *p, uint64_t n)
     f->tensors = calloc((size_t)n + 1, sizeof *f->tensors);
     if (!f->tensors) return sl_gguf_no_memory(p);
     for (; f->n_tensors < n; f->n_tensors++) {
-        struct sl_gguf_tensor *e = &f->tensors[f->n_tensors];
+        struct sl_entry *e = &f->tensors[f->n_tensors];
         r = take_tensor(p, e);
         if (r) return r;
         if (e->t.offset != next)
@@ -123,7 +125,7 @@ static int take_tensors(struct sl_gguf_cursor *p, uint64_t n)
     }
     uint64_t data = (p->pos + align - 1) & ~(align - 1);
     for (size_t i = 0; i < n; i++) {
-        struct sl_gguf_tensor *e = &f->tensors[i];
+        struct sl_entry *e = &f->tensors[i];
         e->t.offset += data;
         p->subject = e->t.name;
         if (e->t.offset > f->size || e->t.bytes > f->size - e->t.offset)
@@ -142,6 +144,8 @@ static int take_header(struct sl_gguf_cursor *p, uint64_t *n_tensors, uint64_t *
     uint32_t version;
     int r = sl_gguf_take(p, magic, 4, "the magic number");
     if (r) return r;
+    if (memcmp(magic, MAGIC, 4) != 0 && sl_is_lfs_pointer(p->f->head, p->f->head_len))
+        return sl_gguf_bad(p, SL_EINPUT, 0, SL_LFS_REMEDY);
     if (memcmp(magic, MAGIC, 4) != 0)
         return sl_gguf_bad(
             p, SL_EINPUT, 0,

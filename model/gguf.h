@@ -1,5 +1,5 @@
-/* gguf.h - one GGUF file's header, parsed; private to model/ (weights.c joins the files of a split
- * model).
+/* gguf.h - one GGUF file's header, parsed; private to model/ (gguf_open.c joins the files of a
+ * split model).
  *
  * The header is read into memory with pread (never through a mapping), so a file that shrinks under
  * us is an error and not a SIGBUS. Metadata values stay in that buffer; arrays are read element by
@@ -8,7 +8,7 @@
 #define SL_MODEL_GGUF_H
 
 #include "base/arena.h"
-#include "model/weights.h"
+#include "model/weights_reader.h"
 
 /* Array values: `data` points at the elements in the header; strings have an index of their places.
  */
@@ -27,14 +27,6 @@ struct sl_gguf_meta {
     struct sl_gguf_array array;
 };
 
-struct sl_gguf_tensor {
-    struct sl_tensor t; /* what users see */
-    uint64_t at;        /* of its description in the header */
-    unsigned part;      /* file of a split model */
-    void *map;          /* mapping, page-aligned; NULL while unmapped */
-    size_t map_len;
-};
-
 struct sl_gguf_file {
     char *path;
     int fd;              /* -1: the whole file is in `head`, which the caller owns */
@@ -46,7 +38,7 @@ struct sl_gguf_file {
     struct sl_gguf_meta *metas;
     struct sl_gguf_meta **by_key; /* sorted */
     size_t n_metas;
-    struct sl_gguf_tensor *tensors;
+    struct sl_entry *tensors;
     size_t n_tensors;
 };
 

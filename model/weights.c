@@ -1,10 +1,8 @@
-/* weights.c - the handle of an open model: its files, its tensors by name, and the mapping of their
- * bytes.
+/* weights.c - the handle of an open model: which reader it is for, its tensors by name, and the
+ * mapping of their bytes.
  *
- * A split model is opened by its first part, which holds the metadata; every part describes and
- * holds its own tensors. Tensors are mapped one by one, each with just the pages it covers, so that
- * a stage never has other layers' bytes in its address space, and what was repacked can be given
- * back alone. */
+ * Tensors are mapped one by one, each with just the pages it covers, so that a stage never has
+ * other layers' bytes in its address space, and what was repacked can be given back alone. */
 #include "model/weights.h"
 
 #include <errno.h>
@@ -19,240 +17,134 @@
 #include <unistd.h>
 
 #include "base/sl_assert.h"
-#include "model/gguf.h"
-
-#define PART_SUFFIX_LEN 20 /* characters of "-00001-of-00003.gguf" */
+#include "model/hf.h"
 
 struct sl_weights {
-    struct sl_gguf_file *parts;
-    unsigned n_parts;
-    struct sl_gguf_tensor **tensors; /* in file order */
-    struct sl_gguf_tensor **by_name; /* sorted */
+    const struct sl_weights_reader *reader;
+    void *model;               /* the reader's */
+    struct sl_entry **tensors; /* in file order */
+    struct sl_entry **by_name; /* sorted */
     size_t n_tensors;
 };
 
-static int open_part(struct sl_gguf_file *f, const char *path, struct sl_err *err)
-{
-    struct stat st;
-    f->fd = -1;
-    f->path = strdup(path);
-    if (!f->path) return sl_err_set(err, SL_ENOMEM, "%s: out of memory", path);
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
-    if (f->fd < 0)
-        return sl_err_set(err, errno == ENOENT ? SL_ENOTFOUND : SL_EIO,
-                          "%s: cannot open the model: %s", path, strerror(errno));
-    if (fstat(f->fd, &st) < 0) return sl_err_set(err, SL_EIO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return sl_err_set(err, SL_EINPUT, "%s: not a file; give the path of a .gguf file", path);
-    f->size = (uint64_t)st.st_size;
-    return sl_gguf_parse(f, err);
-}
-
 static int by_name(const void *a, const void *b)
 {
-    return strcmp((*(struct sl_gguf_tensor *const *)a)->t.name,
-                  (*(struct sl_gguf_tensor *const *)b)->t.name);
+    return strcmp((*(struct sl_entry *const *)a)->t.name, (*(struct sl_entry *const *)b)->t.name);
 }
 
-/* Builds the lists over all parts; a name in two places is refused. */
+/* A name that is there twice, as an error about the second place. */
+static int twice(struct sl_weights *w, const struct sl_entry *a, const struct sl_entry *b,
+                 struct sl_err *err)
+{
+    struct sl_part part = {.path = sl_weights_path(w)};
+    if (a->t.file > b->t.file || (a->t.file == b->t.file && a->at > b->at)) b = a;
+    w->reader->part(w->model, b->t.file, &part, NULL);
+    return sl_err_set(err, SL_EINPUT,
+                      "%s: byte %" PRIu64 ", tensor %s: this name appears twice; the file is "
+                      "damaged, download or convert it again",
+                      part.path, b->at, b->t.name);
+}
+
+/* Builds the lists over all files. */
 static int index_tensors(struct sl_weights *w, struct sl_err *err)
 {
-    size_t n = 0;
-    for (unsigned i = 0; i < w->n_parts; i++) n += w->parts[i].n_tensors;
+    size_t n = w->reader->count(w->model);
     w->tensors = calloc(n + 1, sizeof *w->tensors);
     w->by_name = calloc(n + 1, sizeof *w->by_name);
     if (!w->tensors || !w->by_name)
-        return sl_err_set(err, SL_ENOMEM, "%s: out of memory", w->parts[0].path);
-    for (unsigned i = 0; i < w->n_parts; i++)
-        for (size_t j = 0; j < w->parts[i].n_tensors; j++) {
-            struct sl_gguf_tensor *t = &w->parts[i].tensors[j];
-            t->part = i;
-            w->tensors[w->n_tensors] = w->by_name[w->n_tensors] = t;
-            w->n_tensors++;
-        }
+        return sl_err_set(err, SL_ENOMEM, "%s: out of memory", sl_weights_path(w));
+    for (size_t i = 0; i < n; i++) w->tensors[i] = w->by_name[i] = w->reader->at(w->model, i);
+    w->n_tensors = n;
     if (n) qsort(w->by_name, n, sizeof *w->by_name, by_name);
-    for (size_t i = 1; i < n; i++) {
-        const struct sl_gguf_tensor *a = w->by_name[i - 1], *b = w->by_name[i];
-        if (strcmp(a->t.name, b->t.name) != 0) continue;
-        if (a->part > b->part || (a->part == b->part && a->at > b->at)) b = a;
-        return sl_err_set(err, SL_EINPUT,
-                          "%s: byte %" PRIu64 ", tensor %s: this name appears twice; the file is "
-                          "damaged, download or convert it again",
-                          w->parts[b->part].path, b->at, b->t.name);
-    }
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(w->by_name[i - 1]->t.name, w->by_name[i]->t.name) == 0)
+            return twice(w, w->by_name[i - 1], w->by_name[i], err);
     return 0;
 }
 
-/* split.* of one part; absent keys leave the values of a file that is not split. */
-static int read_split(const struct sl_gguf_file *f, int64_t *no, int64_t *count, int64_t *tensors,
-                      struct sl_err *err)
-{
-    static const char *const keys[] = {"split.no", "split.count", "split.tensors.count"};
-    int64_t *out[] = {no, count, tensors};
-    *no = 0;
-    *count = 1;
-    *tensors = -1;
-    for (int i = 0; i < 3; i++) {
-        const struct sl_meta *m = sl_gguf_find(f, keys[i]);
-        if (!m) continue;
-        if (m->type != SL_META_INT || m->i < 0 || m->i > INT32_MAX)
-            return sl_err_set(err, SL_EINPUT,
-                              "%s: key %s is no count; the file is damaged, download it again",
-                              f->path, keys[i]);
-        *out[i] = m->i;
-    }
-    if (*count == 0) *count = 1; /* written by tools that joined the parts again */
-    if (*count > SL_GGUF_PARTS_MAX)
-        return sl_err_set(err, SL_EINPUT,
-                          "%s: key split.count says %" PRId64
-                          " parts, at most %d are read; merge the "
-                          "parts into fewer files",
-                          f->path, *count, SL_GGUF_PARTS_MAX);
-    return 0;
-}
-
-/* Is `path` a good name for the first of `count` parts? */
-static int has_first_name(const char *path, int64_t count)
-{
-    char want[64];
-    size_t len = strlen(path);
-    snprintf(want, sizeof want, "-00001-of-%05d.gguf", (int)count);
-    return len > PART_SUFFIX_LEN && strcmp(path + len - PART_SUFFIX_LEN, want) == 0;
-}
-
-/* Opens parts 1.. of a model whose part 0 is open and says that it has `count`. */
-static int open_rest(struct sl_weights *w, int64_t count, int64_t total, struct sl_err *err)
-{
-    struct sl_gguf_file *first = &w->parts[0];
-    if (!has_first_name(first->path, count))
-        return sl_err_set(
-            err, SL_EINPUT,
-            "%s: the first of %d parts must be named ...-00001-of-%05d.gguf, and the others "
-            "lie beside it; give the files back their names",
-            first->path, (int)count, (int)count);
-    struct sl_gguf_file *parts = calloc((size_t)count, sizeof *parts);
-    size_t cap = strlen(first->path) + 1;
-    char *path = malloc(cap);
-    int r = parts && path ? 0 : sl_err_set(err, SL_ENOMEM, "%s: out of memory", first->path);
-    if (parts) {
-        parts[0] = *first;
-        free(w->parts);
-        w->parts = parts;
-    }
-    for (int64_t i = 1; i < count && !r; i++) {
-        int64_t no, n, unused;
-        snprintf(path, cap, "%.*s-%05d-of-%05d.gguf", (int)(cap - 1 - PART_SUFFIX_LEN),
-                 parts[0].path, (int)i + 1, (int)count);
-        r = open_part(&parts[w->n_parts++], path, err);
-        if (!r) r = read_split(&parts[i], &no, &n, &unused, err);
-        if (!r && (no != i || n != count))
-            r = sl_err_set(
-                err, SL_EINPUT,
-                "%s: says it is part %d of %d, its name says %d of %d; download it again", path,
-                (int)no + 1, (int)n, (int)i + 1, (int)count);
-    }
-    free(path);
-    int64_t have = 0;
-    for (unsigned i = 0; i < w->n_parts; i++) have += (int64_t)w->parts[i].n_tensors;
-    if (!r && total >= 0 && have != total)
-        r = sl_err_set(err, SL_EINPUT,
-                       "%s: key split.tensors.count says %" PRId64
-                       " tensors, the %d parts have %" PRId64 "; download them again",
-                       w->parts[0].path, total, (int)count, have);
-    return r;
-}
-
-/* The common end of opening: w->parts[0] is parsed. */
-static int finish_open(struct sl_weights *w, struct sl_err *err)
-{
-    int64_t no, count, total;
-    int r = read_split(&w->parts[0], &no, &count, &total, err);
-    if (r) return r;
-    if (no != 0)
-        return sl_err_set(err, SL_EINPUT,
-                          "%s: this is part %d of %d; give the first part (...-00001-of-%05d.gguf)",
-                          w->parts[0].path, (int)no + 1, (int)count, (int)count);
-    if (count > 1 && w->parts[0].fd < 0)
-        return sl_err_set(err, SL_EINPUT, "%s: a split model cannot be opened from memory",
-                          w->parts[0].path);
-    if (count > 1) r = open_rest(w, count, total, err);
-    return r ? r : index_tensors(w, err);
-}
-
-static struct sl_weights *create(struct sl_err *err)
+static int open_with(const struct sl_weights_reader *reader, const char *path, const void *data,
+                     size_t n, struct sl_weights **out, struct sl_err *err)
 {
     struct sl_weights *w = calloc(1, sizeof *w);
-    if (w) w->parts = calloc(1, sizeof *w->parts);
-    if (w && w->parts) {
-        w->n_parts = 1;
-        return w;
-    }
-    free(w);
-    sl_err_set(err, SL_ENOMEM, "out of memory while opening a model");
-    return NULL;
-}
-
-int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *err)
-{
-    struct sl_weights *w = create(err);
-    if (!w) return SL_ENOMEM;
-    int r = open_part(&w->parts[0], path, err);
-    if (!r) r = finish_open(w, err);
+    if (!w) return sl_err_set(err, SL_ENOMEM, "%s: out of memory", path);
+    w->reader = reader;
+    int r = reader->open(path, data, n, &w->model, err);
+    if (r)
+        w->model = NULL;
+    else
+        r = index_tensors(w, err);
     if (r)
         sl_weights_close(w);
     else
         *out = w;
     return r;
+}
+
+static int has_suffix(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *err)
+{
+    struct stat st;
+    int hf = has_suffix(path, ".safetensors") || has_suffix(path, ".safetensors.index.json") ||
+             (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
+    int r = hf ? 0 : sl_hf_refuse_file(path, err);
+    return r ? r
+             : open_with(hf ? &sl_weights_reader_hf : &sl_weights_reader_gguf, path, NULL, 0, out,
+                         err);
 }
 
 int sl_weights_open_memory(const char *name, const void *data, size_t n, struct sl_weights **out,
                            struct sl_err *err)
 {
-    struct sl_weights *w = create(err);
-    if (!w) return SL_ENOMEM;
-    struct sl_gguf_file *f = &w->parts[0];
-    *f = (struct sl_gguf_file){
-        .path = strdup(name), .fd = -1, .size = n, .head = data, .head_len = n};
-    int r = f->path ? sl_gguf_parse(f, err) : sl_err_set(err, SL_ENOMEM, "%s: out of memory", name);
-    if (!r) r = finish_open(w, err);
-    if (r)
-        sl_weights_close(w);
-    else
-        *out = w;
-    return r;
+    const struct sl_weights_reader *reader =
+        has_suffix(name, ".safetensors") ? &sl_weights_reader_hf : &sl_weights_reader_gguf;
+    return open_with(reader, name, data ? data : "", n, out, err);
+}
+
+static void unmap(struct sl_entry *e)
+{
+    if (e->map) munmap(e->map, e->map_len);
+    free(e->copy);
+    e->map = e->copy = NULL;
+    e->users = 0;
 }
 
 void sl_weights_close(struct sl_weights *w)
 {
     if (!w) return;
-    for (size_t i = 0; i < w->n_tensors; i++) sl_weights_unmap(w, &w->tensors[i]->t);
-    for (unsigned i = 0; i < w->n_parts; i++) {
-        if (w->parts[i].fd >= 0) close(w->parts[i].fd);
-        free(w->parts[i].path);
-        sl_gguf_free(&w->parts[i]);
-    }
+    for (size_t i = 0; i < w->n_tensors; i++) unmap(w->tensors[i]);
     free(w->tensors);
     free(w->by_name);
-    free(w->parts);
+    if (w->model) w->reader->close(w->model);
     free(w);
+}
+
+int sl_weights_json_load(const struct sl_weights *w, enum sl_json_file which,
+                         const struct json_t **out, struct sl_err *err)
+{
+    SL_ASSERT(which >= 0 && which < SL_JSON_COUNT);
+    *out = NULL;
+    return w->reader->json ? w->reader->json(w->model, which, out, err) : 0;
 }
 
 const struct json_t *sl_weights_json(const struct sl_weights *w, enum sl_json_file which)
 {
-    (void)w;
-    SL_ASSERT(which >= 0 && which < SL_JSON_COUNT);
-    return NULL; /* a GGUF file holds no JSON */
+    const struct json_t *out;
+    return sl_weights_json_load(w, which, &out, NULL) == 0 ? out : NULL;
 }
 
 const char *sl_weights_dir(const struct sl_weights *w)
 {
-    (void)w;
-    return NULL;
+    return w->reader->dir ? w->reader->dir(w->model) : NULL;
 }
 
 const char *sl_weights_path(const struct sl_weights *w)
 {
-    return w->parts[0].path;
+    return w->reader->path(w->model);
 }
 
 size_t sl_weights_count(const struct sl_weights *w)
@@ -268,71 +160,113 @@ const struct sl_tensor *sl_weights_at(const struct sl_weights *w, size_t i)
 
 const struct sl_tensor *sl_weights_find(const struct sl_weights *w, const char *name)
 {
-    struct sl_gguf_tensor want = {.t.name = name}, *p = &want;
-    struct sl_gguf_tensor **hit =
-        bsearch(&p, w->by_name, w->n_tensors, sizeof *w->by_name, by_name);
+    struct sl_entry want = {.t.name = name}, *p = &want;
+    struct sl_entry **hit = bsearch(&p, w->by_name, w->n_tensors, sizeof *w->by_name, by_name);
     return hit ? &(*hit)->t : NULL;
+}
+
+/* Bytes that an element's address must divide by. */
+static uint64_t alignment(const struct sl_tensor *t)
+{
+    return t->known && sl_dtype_block(t->type) == 1 ? (uint64_t)sl_dtype_block_bytes(t->type) : 1;
+}
+
+/* Touching pages past the end would be a SIGBUS. */
+static int still_there(const struct sl_part *part, const struct sl_tensor *t, struct sl_err *err)
+{
+    struct stat st;
+    if (fstat(part->fd, &st) < 0)
+        return sl_err_set(err, SL_EIO, "%s: %s", part->path, strerror(errno));
+    if ((uint64_t)st.st_size >= t->offset + t->bytes) return 0;
+    return sl_err_set(err, SL_EINPUT,
+                      "%s: tensor %s: the file was truncated to %" PRIu64
+                      " bytes after it was opened; restore it and start again",
+                      part->path, t->name, (uint64_t)st.st_size);
+}
+
+/* Reads a tensor that lies at an odd place into memory of its own. */
+static int copy_tensor(const struct sl_part *part, struct sl_entry *e, struct sl_err *err)
+{
+    const struct sl_tensor *t = &e->t;
+    char *copy = malloc(t->bytes ? (size_t)t->bytes : 1);
+    if (!copy)
+        return sl_err_set(err, SL_ENOMEM, "%s: tensor %s: out of memory for %" PRIu64 " bytes",
+                          part->path, t->name, t->bytes);
+    if (part->fd < 0) memcpy(copy, part->data + t->offset, (size_t)t->bytes);
+    for (uint64_t done = 0; part->fd >= 0 && done < t->bytes;) {
+        ssize_t n =
+            pread(part->fd, copy + done, (size_t)(t->bytes - done), (off_t)(t->offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            free(copy);
+            return sl_err_set(err, SL_EIO, "%s: tensor %s: cannot read: %s", part->path, t->name,
+                              n < 0 ? strerror(errno) : "the file shrank");
+        }
+        done += (uint64_t)n;
+    }
+    e->copy = copy;
+    return 0;
+}
+
+static int map_tensor(const struct sl_part *part, struct sl_entry *e, uint64_t from,
+                      struct sl_err *err)
+{
+    const struct sl_tensor *t = &e->t;
+    size_t len = (size_t)(t->offset + t->bytes - from);
+    if (len == 0) len = 1; /* an empty tensor at the start of a page */
+    void *map = mmap(NULL, len, PROT_READ, MAP_PRIVATE, part->fd, (off_t)from);
+    if (map == MAP_FAILED)
+        return sl_err_set(err, errno == ENOMEM ? SL_ENOMEM : SL_EIO,
+                          "%s: tensor %s: cannot map %" PRIu64 " bytes: %s", part->path, t->name,
+                          t->bytes, strerror(errno));
+    e->map = map;
+    e->map_len = len;
+    return 0;
 }
 
 const void *sl_weights_map(struct sl_weights *w, const struct sl_tensor *t, struct sl_err *err)
 {
-    struct sl_gguf_tensor *e = sl_container_of(t, struct sl_gguf_tensor, t);
-    const struct sl_gguf_file *f = &w->parts[e->part];
-    if (f->fd < 0) return f->head + t->offset;
+    struct sl_entry *e = sl_container_of(t, struct sl_entry, t);
+    struct sl_part part;
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = t->offset & ~(page - 1);
-    if (!e->map) {
-        struct stat st;
-        if (fstat(f->fd, &st) < 0) {
-            sl_err_set(err, SL_EIO, "%s: %s", f->path, strerror(errno));
-            return NULL;
-        }
-        /* touching pages past the end would be a SIGBUS */
-        if ((uint64_t)st.st_size < t->offset + t->bytes) {
-            sl_err_set(err, SL_EINPUT,
-                       "%s: tensor %s: the file was truncated to %" PRIu64
-                       " bytes after it was opened; "
-                       "restore it and start again",
-                       f->path, t->name, (uint64_t)st.st_size);
-            return NULL;
-        }
-        size_t len = (size_t)(t->offset + t->bytes - from);
-        void *map = mmap(NULL, len, PROT_READ, MAP_PRIVATE, f->fd, (off_t)from);
-        if (map == MAP_FAILED) {
-            sl_err_set(err, errno == ENOMEM ? SL_ENOMEM : SL_EIO,
-                       "%s: tensor %s: cannot map %" PRIu64 " bytes: %s", f->path, t->name,
-                       t->bytes, strerror(errno));
-            return NULL;
-        }
-        e->map = map;
-        e->map_len = len;
+    int r = w->reader->part(w->model, t->file, &part, err);
+    if (r) return NULL;
+    const uint8_t *mem = part.fd < 0 ? part.data + t->offset : NULL;
+    int odd = (mem ? (uintptr_t)mem : t->offset) % alignment(t) != 0;
+    if (!e->map && !e->copy && !(mem && !odd)) {
+        if (!mem) r = still_there(&part, t, err);
+        if (!r) r = odd ? copy_tensor(&part, e, err) : map_tensor(&part, e, from, err);
+        if (r) return NULL;
     }
-    return (const char *)e->map + (t->offset - from);
+    e->users++;
+    if (e->copy) return e->copy;
+    return mem ? mem : (const uint8_t *)e->map + (t->offset - from);
 }
 
 void sl_weights_unmap(struct sl_weights *w, const struct sl_tensor *t)
 {
-    struct sl_gguf_tensor *e = sl_container_of(t, struct sl_gguf_tensor, t);
+    struct sl_entry *e = sl_container_of(t, struct sl_entry, t);
     (void)w;
-    if (e->map) munmap(e->map, e->map_len);
-    e->map = NULL;
+    if (e->users > 1)
+        e->users--;
+    else
+        unmap(e);
 }
 
 const struct sl_meta *sl_weights_meta(const struct sl_weights *w, const char *key)
 {
-    return sl_gguf_find(&w->parts[0], key);
+    return w->reader->meta ? w->reader->meta(w->model, key) : NULL;
 }
 
 size_t sl_weights_meta_count(const struct sl_weights *w)
 {
-    return w->parts[0].n_metas;
+    return w->reader->meta_count ? w->reader->meta_count(w->model) : 0;
 }
 
 const struct sl_meta *sl_weights_meta_nth(const struct sl_weights *w, size_t i, const char **key)
 {
-    SL_ASSERT(i < w->parts[0].n_metas);
-    const struct sl_gguf_meta *e = &w->parts[0].metas[i];
-    if (key) *key = e->key;
-    return &e->m;
+    SL_ASSERT(i < sl_weights_meta_count(w));
+    return w->reader->meta_nth(w->model, i, key);
 }
 
 /* What a key should have been, as one error line. */

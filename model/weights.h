@@ -36,11 +36,12 @@ extern "C" {
 #define SL_TENSOR_NAME_MAX 1024 /* bytes with NUL; GGUF allows 64 */
 
 struct sl_tensor {
-    const char *name;   /* owned by the handle */
-    enum sl_dtype type; /* meaningful only when `known` */
-    int known;          /* 0: a type that we have no row for (ggml_type says which) */
-    uint32_t ggml_type;
-    int n_dims;                     /* 0.. */
+    const char *name;      /* owned by the handle */
+    enum sl_dtype type;    /* meaningful only when `known` */
+    int known;             /* 0: a type that we have no row for (ggml_type says which) */
+    uint32_t ggml_type;    /* SL_GGML_NONE outside GGUF */
+    const char *type_name; /* as the file spells it: "F8_E4M3FNUZ", "IQ2_XXS"; never NULL */
+    int n_dims;            /* 0.. */
     int64_t ne[SL_TENSOR_DIMS_MAX]; /* ne[0] is the fastest (row length K), as GGUF counts:
                                        safetensors' [N, K] is {K, N}; unused are 1 */
     int file;                       /* which part or shard */
@@ -62,11 +63,14 @@ struct sl_meta {
 
 struct sl_weights; /* opaque: an open model file (or the parts of a split one) */
 
-/* Opens a .gguf file (a split file by its first part). `path` is kept by copy. SL_ENOTFOUND,
- * SL_EINPUT (damaged, hostile or over a limit), SL_EUNSUPPORTED (big-endian, version 1, nested
- * arrays, format ids we do not know), SL_EIO or SL_ENOMEM; *out is written on success only. */
+/* Opens a .gguf file (a split file by its first part) or a Hugging Face folder (its path, or that
+ * of a .safetensors file or index in it; a shard stands for the whole model). `path` is kept by
+ * copy. SL_ENOTFOUND, SL_EINPUT (damaged, hostile or over a limit), SL_EUNSUPPORTED (another
+ * container, or a scheme or format version that we do not read), SL_EIO or SL_ENOMEM; *out is
+ * written on success only. */
 int sl_weights_open(const char *path, struct sl_weights **out, struct sl_err *err);
-/* The same from memory (fuzzing, tests); `data` must outlive the handle. */
+/* The same from memory (fuzzing, tests): a GGUF file, or one safetensors file without a
+ * config.json. `data` must outlive the handle. */
 int sl_weights_open_memory(const char *name, const void *data, size_t n, struct sl_weights **out,
                            struct sl_err *err);
 void sl_weights_close(struct sl_weights *w); /* NULL is fine; unmaps everything */
@@ -81,9 +85,14 @@ enum sl_json_file {
     SL_JSON_COUNT
 };
 struct json_t;
-/* NULL when the folder has no such file, and for GGUF. Damaged JSON was refused by sl_weights_open.
- */
+/* NULL when the folder has no such file, and for GGUF. Damaged JSON was refused by sl_weights_open,
+ * all but tokenizer.json: it is large, so it is parsed when it is first asked for, and NULL here
+ * when it is damaged; sl_weights_json_load says why. */
 const struct json_t *sl_weights_json(const struct sl_weights *w, enum sl_json_file which);
+/* The same with errors: *out is NULL and the result 0 when there is no such file; SL_EINPUT when
+ * it is damaged, SL_EIO, SL_ENOMEM. */
+int sl_weights_json_load(const struct sl_weights *w, enum sl_json_file which,
+                         const struct json_t **out, struct sl_err *err);
 /* The folder, or NULL when the model is a GGUF file. */
 const char *sl_weights_dir(const struct sl_weights *w);
 
@@ -92,11 +101,13 @@ size_t sl_weights_count(const struct sl_weights *w);
 const struct sl_tensor *sl_weights_at(const struct sl_weights *w, size_t i); /* in file order */
 const struct sl_tensor *sl_weights_find(const struct sl_weights *w, const char *name);
 
-/* The tensor's bytes, mapped read-only on first use (MAP_PRIVATE, only the pages it covers). NULL
- * and err on failure (SL_EINPUT when the file has been truncated since it was opened). */
+/* The tensor's bytes, aligned to its element: mapped read-only on first use (MAP_PRIVATE, only the
+ * pages it covers), or read into memory when the file has it at an odd place, as safetensors may.
+ * Each successful call needs one sl_weights_unmap; closing unmaps all. NULL and err on failure
+ * (SL_EINPUT when the file has been truncated since it was opened). */
 const void *sl_weights_map(struct sl_weights *w, const struct sl_tensor *t, struct sl_err *err);
-/* Gives the pages of one mapped tensor back to the kernel once it was repacked; the pointer becomes
- * invalid. */
+/* Ends one use of a mapped tensor; the last one gives its pages back to the kernel and the pointer
+ * becomes invalid. Does nothing when the tensor is not mapped. */
 void sl_weights_unmap(struct sl_weights *w, const struct sl_tensor *t);
 
 /* Metadata. sl_weights_meta returns NULL when the key is absent. */
