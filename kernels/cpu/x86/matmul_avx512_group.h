@@ -94,19 +94,38 @@ INLINE struct factors factors_of(enum sl_mm_scales kind, const uint8_t *p, int64
     return f;
 }
 
-/* Asks for group g of tile t, or for the same tile of the next span when g is past the end. Tiles
- * are too short for the hardware's prefetchers to be of use: without this a core gets two thirds of
- * what it can read. Past the matrix's end it asks in vain. */
-enum { PREFETCH_GROUPS = 12 };
+/* Asks for what lies PREFETCH_BYTES ahead in the stream of tiles. Tiles are too short for the
+ * hardware's prefetchers to be of use: without this a core gets two thirds of what it can read.
+ * Past the matrix's end it asks in vain. */
+#ifndef PREFETCH_BYTES
+#define PREFETCH_BYTES 8192
+#endif
+
+struct ahead {
+    int64_t groups, group; /* of a tile; how far ahead, within a tile */
+    size_t skip, wrap;     /* bytes of whole tiles ahead; of one more when the group wraps */
+};
+
+/* `tiles` neighbours are read side by side. */
+INLINE struct ahead ahead_of(enum sl_mm_codes kind, const struct sl_mm_span *in, int tiles,
+                             int64_t groups)
+{
+    int64_t far = PREFETCH_BYTES / (sl_mm_code_bytes(kind) * tiles);
+    struct ahead a = {.groups = groups, .group = far % groups};
+    a.wrap = in->stride * (size_t)tiles;
+    a.skip = (size_t)(far / groups) * a.wrap;
+    return a;
+}
 
 INLINE void prefetch(enum sl_mm_codes kind, enum sl_mm_scales scales, const struct sl_mm_span *in,
-                     int t, int tiles, int64_t g, int64_t groups)
+                     int t, const struct ahead *a, int64_t g)
 {
     int bytes = sl_mm_code_bytes(kind), scale_bytes = scales == SL_MM_DM ? 64 : 32;
-    size_t skip = (size_t)t * in->stride;
-    if (g >= groups) {
-        g -= groups;
-        skip += (size_t)tiles * in->stride;
+    size_t skip = (size_t)t * in->stride + a->skip;
+    g += a->group;
+    if (g >= a->groups) {
+        g -= a->groups;
+        skip += a->wrap;
     }
     const uint8_t *c = in->codes + skip + g * bytes;
 #pragma GCC unroll 8

@@ -118,14 +118,15 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     _Alignas(64) uint8_t b[SL_MM_SPAN][8 * 64];
     struct factors f[2][SL_MM_SPAN] = {0};             /* of this group and of the one before */
     struct pending last = {.rows = 0, .f = f[0]}, now; /* at first nothing waits */
-    int64_t groups = a->cols / SL_MM_GROUP, ahead = SL_MIN(groups, (int64_t)PREFETCH_GROUPS);
+    int64_t groups = a->cols / SL_MM_GROUP;
+    struct ahead ahead = ahead_of(codes, in, tiles, groups);
     _tile_loadconfig(&config);
     memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
     for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
             __m512i w[8];
-            prefetch(codes, scales, in, t, tiles, g + ahead, groups);
+            prefetch(codes, scales, in, t, &ahead, g);
             unpack(codes, in->codes + t * in->stride + g * sl_mm_code_bytes(codes), w);
 #pragma GCC unroll 8
             for (int j = 0; j < 8; j++) _mm512_store_si512(b[t] + 64 * j, w[j]);

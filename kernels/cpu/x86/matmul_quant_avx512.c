@@ -2,9 +2,11 @@
  * formats.
  *
  * A 64-byte word of codes is 16 output rows x 4 k, so vpdpbusd against a broadcast of 4 activations
- * adds 4 k to 16 outputs and no sum ever crosses lanes. One kernel, instantiated per format with
- * constant arguments; one row keeps its sums in a register, several rows share the unpacked codes
- * and keep their sums in L1. */
+ * adds 4 k to 16 outputs and no sum ever crosses lanes. Kernels are instantiated per format with
+ * constant arguments and keep all sums in registers: one or two rows with two tiles, which share
+ * the broadcasts (decode: memory is the limit), four or eight rows with one tile, which share the
+ * unpacked codes (the two vector ports are the limit, 22 instructions a row and group).
+ * Integer sums are exact, so the kernels differ in nothing but speed. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -100,55 +102,158 @@ INLINE void step(enum sl_mm_scales kind, int shift, int tiles, __m512i w[][8],
             acc[t] = _mm512_fmadd_ps(f[t].min, _mm512_set1_ps(a->sum[at]), acc[t]);
 }
 
-INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, int tiles,
-                 const struct sl_mm_span *in, const struct sl_mm_act *a, int row, int rows,
-                 float *acc)
+/* One or two rows: two tiles share their broadcasts. */
+INLINE void two_tiles(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, int tiles,
+                      const int R, const struct sl_mm_span *in, const struct sl_mm_act *a, int row,
+                      float *acc)
 {
     int64_t groups = a->cols / SL_MM_GROUP;
     int bytes = sl_mm_code_bytes(codes);
     __m512i w[SL_MM_SPAN][8];
     struct factors f[SL_MM_SPAN];
-    __m512 sum[SL_MM_SPAN] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    int64_t ahead = groups < PREFETCH_GROUPS ? groups : PREFETCH_GROUPS;
-    if (rows > 1)
-        memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
+    __m512 sum[2][SL_MM_SPAN];
+    struct ahead ahead = ahead_of(codes, in, tiles, groups);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
-            prefetch(codes, scales, in, t, tiles, g + ahead, groups);
+            prefetch(codes, scales, in, t, &ahead, g);
             unpack(codes, in->codes + t * in->stride + g * bytes, w[t]);
             f[t] = factors_of(scales, in->scales + t * in->stride, g, groups);
         }
-        if (rows == 1) {
-            step(scales, shift, tiles, w, f, a, g * a->n + row, sum);
-            continue;
-        }
-        float *at = acc;
-        for (int r = 0; r < rows; r++, at += SL_MM_LANES) {
 #pragma GCC unroll 2
-            for (int t = 0; t < tiles; t++) sum[t] = _mm512_load_ps(at + t * SL_MM_ACC);
-            step(scales, shift, tiles, w, f, a, g * a->n + row + r, sum);
-#pragma GCC unroll 2
-            for (int t = 0; t < tiles; t++) _mm512_store_ps(at + t * SL_MM_ACC, sum[t]);
-        }
+        for (int r = 0; r < R; r++) step(scales, shift, tiles, w, f, a, g * a->n + row + r, sum[r]);
     }
-    if (rows == 1)
-        for (int t = 0; t < tiles; t++) _mm512_store_ps(acc + t * SL_MM_ACC, sum[t]);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < tiles; t++)
+            _mm512_store_ps(acc + t * SL_MM_ACC + r * SL_MM_LANES, sum[r][t]);
 }
 
-/* One activation row apart from several, one tile apart from two: each a loop without branches. */
+/* Quads [from, to) of N rows at q, both planes: their chains of sums run side by side. */
+INLINE void dot_rows(const int N, const __m512i w[8], int from, int to, const int8_t *q,
+                     __m512i v[])
+{
+    __m512i hi[4], lo[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) hi[r] = lo[r] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int j = from; j < to; j++)
+#pragma GCC unroll 4
+        for (int r = 0; r < N; r++) {
+            hi[r] = _mm512_dpbusd_epi32(hi[r], w[j], quad(q + r * SL_MM_Q_BYTES + 4 * j));
+            lo[r] = _mm512_dpbusd_epi32(lo[r], w[j], quad(q + r * SL_MM_Q_BYTES + 32 + 4 * j));
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) v[r] = _mm512_add_epi32(_mm512_slli_epi32(hi[r], 8), lo[r]);
+}
+
+INLINE __m512 to_float(__m512i v, const int32_t *neg, int shift)
+{
+    if (shift != SL_MM_NO_OFFSET)
+        v = _mm512_add_epi32(v, _mm512_slli_epi32(_mm512_set1_epi32(*neg), (unsigned)shift));
+    return _mm512_cvtepi32_ps(v);
+}
+
+/* Integer sums that wait to be scaled. */
+struct waiting {
+    __m512i v[2][4]; /* [half][row]: K16 has a scale for each half */
+    struct factors f;
+    int64_t at; /* g*n + first row */
+};
+
+/* sum[r] + one group for N rows. */
+INLINE void scale_rows(const int N, enum sl_mm_scales kind, int shift, const struct waiting *p,
+                       const struct sl_mm_act *a, __m512 sum[])
+{
+    const int two = kind == SL_MM_K16;
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) {
+        int64_t at = p->at + r;
+        __m512 s = _mm512_set1_ps(a->scale[at]);
+#pragma GCC unroll 2
+        for (int h = 0; h <= two; h++) {
+            const int32_t *neg = two ? a->neg16 + 2 * at + h : a->neg + at;
+            sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(p->f.scale[h], s),
+                                     to_float(p->v[h][r], neg, shift), sum[r]);
+        }
+        if (kind == SL_MM_DM || kind == SL_MM_K)
+            sum[r] = _mm512_fmadd_ps(p->f.min, _mm512_set1_ps(a->sum[at]), sum[r]);
+    }
+}
+
+/* R rows (4 or 8) of tile t, their sums in registers. The integers of a step are scaled after the
+ * dot products of the next have been issued: those are chains of instructions that wait for each
+ * other, and scaling fills the gaps. */
+INLINE void few_rows(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, const int R,
+                     const struct sl_mm_span *in, int t, int ask, const struct sl_mm_act *a,
+                     int row, float *acc)
+{
+    enum { N = 4 };
+    const int two = scales == SL_MM_K16;
+    int64_t groups = a->cols / SL_MM_GROUP, n = a->n;
+    int bytes = sl_mm_code_bytes(codes);
+    const uint8_t *code = in->codes + t * in->stride;
+    __m512 sum[8];
+    struct waiting last = {0}, now;
+    struct ahead ahead = ahead_of(codes, in, 1, groups);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
+    for (int64_t g = 0, at = row; g < groups; g++, at += n, code += bytes) {
+        __m512i w[8];
+        if (ask) prefetch(codes, scales, in, t, &ahead, g);
+        unpack(codes, code, w);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r += N) {
+            const int8_t *q = a->q + (at + r) * SL_MM_Q_BYTES;
+            now.at = at + r;
+#pragma GCC unroll 2
+            for (int h = 0; h <= two; h++) dot_rows(N, w, 4 * h, two ? 4 * h + 4 : 8, q, now.v[h]);
+            if (r == 0)
+                now.f = factors_of(scales, in->scales + t * in->stride, g, groups);
+            else
+                now.f = last.f;
+            if (r || g) scale_rows(N, scales, shift, &last, a, sum + (r ? r : R) - N);
+            last = now;
+        }
+    }
+    scale_rows(N, scales, shift, &last, a, sum + R - N);
+    acc += t * SL_MM_ACC;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) _mm512_store_ps(acc + r * SL_MM_LANES, sum[r]);
+}
+
+/* Eight rows at a time, then four; the last three in two tiles. */
 INLINE void tile(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
                  const struct sl_mm_span *in, const struct sl_mm_act *a, int row, int rows,
                  float *acc)
 {
-    if (rows == 1 && in->tiles == 1)
-        span(codes, scales, shift, 1, in, a, row, 1, acc);
-    else if (rows == 1)
-        span(codes, scales, shift, 2, in, a, row, 1, acc);
-    else if (in->tiles == 1)
-        span(codes, scales, shift, 1, in, a, row, rows, acc);
-    else
-        span(codes, scales, shift, 2, in, a, row, rows, acc);
+    int many = rows & ~3, r = 0;
+    for (int t = 0; t < in->tiles; t++)
+        for (r = 0; r < many;) {
+            float *to = acc + r * SL_MM_LANES;
+            if (many - r >= 8) {
+                few_rows(codes, scales, shift, 8, in, t, r == 0, a, row + r, to);
+                r += 8;
+            } else {
+                few_rows(codes, scales, shift, 4, in, t, r == 0, a, row + r, to);
+                r += 4;
+            }
+        }
+    for (r = many; r < rows;) {
+        float *to = acc + r * SL_MM_LANES;
+        if (in->tiles == 1) {
+            two_tiles(codes, scales, shift, 1, 1, in, a, row + r, to);
+            r++;
+        } else if (rows - r == 1) {
+            two_tiles(codes, scales, shift, 2, 1, in, a, row + r, to);
+            r++;
+        } else {
+            two_tiles(codes, scales, shift, 2, 2, in, a, row + r, to);
+            r += 2;
+        }
+    }
 }
 
 #define X(type, kind, scale, shift)                                                                \
