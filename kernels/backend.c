@@ -119,6 +119,8 @@ void sl_backend_destroy(struct sl_backend *b)
     sl_pool_destroy(b->pool);
     sl_scratch_close(&b->matmul_scratch);
     sl_scratch_close(&b->attention_scratch);
+    sl_scratch_close(&b->moe_scratch);
+    sl_scratch_close(&b->head_scratch);
     sl_rope_table_close(&b->rope);
     free(b);
 }

@@ -17,10 +17,16 @@ struct sl_backend {
     const struct sl_op_row *vec;        /* NULL in ref */
     struct sl_scratch matmul_scratch;
     struct sl_scratch attention_scratch;
+    struct sl_scratch moe_scratch;
+    struct sl_scratch head_scratch;
     struct sl_rope_table rope;
 };
 
 extern const struct sl_backend_ops sl_ref_ops; /* ref/ops.c */
 extern const struct sl_backend_ops sl_cpu_ops; /* cpu/ops.c */
+
+/* The mixture of experts of every backend, over its other operations. kernels/moe.c */
+void sl_moe_run(struct sl_backend *b, const struct sl_moe *m, const float *x, int n, int dim,
+                float *out);
 
 #endif

@@ -121,9 +121,12 @@ enum sl_gating {
     SL_GATING_SIGMOID       /* sigmoid, chosen with `correction`, weighed without (DeepSeek-V3) */
 };
 
-/* A mixture of experts. Groups (DeepSeek): experts in n_groups equal groups, only the best
- * n_groups_used are looked at; a group counts as its best expert (V2, SOFTMAX) or the sum of its
- * two best (V3, SIGMOID). */
+#define SL_MOE_GROUPS_MAX 256
+
+/* A mixture of experts; 1 <= n_used <= n_experts. Groups (DeepSeek): experts in n_groups equal
+ * groups, at most SL_MOE_GROUPS_MAX, only the best n_groups_used are looked at; a group counts as
+ * its best expert (V2, SOFTMAX) or the sum of its two best (V3, SIGMOID). Of equal experts or
+ * groups the first is taken; a NaN is never the better one. */
 struct sl_moe {
     int n_experts, n_used, n_ff;
     enum sl_gating gating;

@@ -55,5 +55,9 @@ const struct sl_backend_ops sl_cpu_ops = {
     .rope = sl_cpu_rope,
     .kv_write = sl_cpu_kv_write,
     .attention = sl_cpu_attention,
+    .latent_write = sl_cpu_latent_write,
+    .latent_attention = sl_cpu_latent_attention,
+    .head_matmul = sl_cpu_head_matmul,
     .glu = sl_cpu_glu,
+    .moe = sl_moe_run,
 };

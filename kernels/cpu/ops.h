@@ -25,7 +25,7 @@ struct sl_op_row {
     /* One head in place; cs holds `half` cosines, then `half` sines. */
     void (*rope_neox)(float *x, const float *cs, int half);  /* pairs (i, i + half) */
     void (*rope_pairs)(float *x, const float *cs, int half); /* pairs (2i, 2i + 1) */
-    void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
+    void (*glu)(enum sl_act act, const float *gate, const float *up, int64_t n, float *out);
     void (*to_f16)(const float *x, int n, uint16_t *out); /* round to nearest even */
     void (*to_bf16)(const float *x, int n, uint16_t *out);
 
@@ -40,6 +40,7 @@ struct sl_op_row {
      * chain of additions in order of depth. */
     void (*mad_tile)(const float *a, int lda, const float *b, int ldb, float *c, int ldc, int rows,
                      int depth, int cols, int add);
+    void (*softcap)(float *s, float cap, int n); /* s = cap * tanh(s / cap); n a multiple of 16 */
     /* Online softmax in powers of two of `rows` rows of scores, s[r][SL_KEY_TILE], of which row r
      * has the first keys[r] >= 1: they become 2^(s - m'), m' = max(m, max s); c[r] = 2^(m - m');
      * sum[r] = sum[r] * c[r] + their sum; m[r] = m'. */
@@ -78,6 +79,14 @@ void sl_cpu_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
 void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
                       const struct sl_attn *a, float *out);
+void sl_cpu_latent_write(struct sl_backend *b, const struct sl_latent_view *kv,
+                         const struct sl_seq_view *seqs, int n_seqs, const float *x);
+void sl_cpu_latent_attention(struct sl_backend *b, const struct sl_latent_view *kv,
+                             const struct sl_seq_view *seqs, int n_seqs, const float *q,
+                             const struct sl_attn *a, float *out);
+void sl_cpu_head_matmul(struct sl_backend *b, const struct sl_weight *w, int n_heads,
+                        const float *x, int64_t x_stride, int64_t x_head, int n, float *out,
+                        int64_t out_stride, int64_t out_head);
 void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
                 int64_t count, float *out);
 

@@ -22,22 +22,92 @@ static uint32_t float_bits(float f)
     return u;
 }
 
-#define ROUND_MAGIC                                                                                \
-    12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+/* ---- the vector of vec_math.h is one float --------------------------------------------------- */
 
-/* 2^x for |x| <= 126: 2^n times a polynomial of the rest, relative error below 2^-22. Never
- * converts a float to an integer, so that a NaN is only a NaN. */
-static inline float pow2(float x)
+#define VEC float
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE float v_set(float x)
 {
-    float shifted = x + ROUND_MAGIC, f = x - (shifted - ROUND_MAGIC);
-    float p = 1.54531629e-4f;
-    p = p * f + 1.33908634e-3f;
-    p = p * f + 9.61808256e-3f;
-    p = p * f + 5.55035711e-2f;
-    p = p * f + 2.40226508e-1f;
-    p = p * f + 6.93147188e-1f;
-    p = p * f + 1.0f;
-    return p * bits_float((float_bits(shifted) << 23) + 0x3f800000u);
+    return x;
+}
+
+INLINE float v_add(float a, float b)
+{
+    return a + b;
+}
+
+INLINE float v_sub(float a, float b)
+{
+    return a - b;
+}
+
+INLINE float v_mul(float a, float b)
+{
+    return a * b;
+}
+
+INLINE float v_fma(float a, float b, float c)
+{
+    return a * b + c;
+}
+
+INLINE float v_div(float a, float b)
+{
+    return a / b;
+}
+
+INLINE float v_min(float a, float b)
+{
+    return a < b ? a : b;
+}
+
+INLINE float v_max(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+INLINE float v_abs(float a)
+{
+    return bits_float(float_bits(a) & 0x7fffffffu);
+}
+
+INLINE float v_below(float a, float b, float x, float y)
+{
+    return a < b ? x : y;
+}
+
+INLINE float v_sign(float x, float s)
+{
+    return bits_float((float_bits(x) & 0x7fffffffu) | (float_bits(s) & 0x80000000u));
+}
+
+INLINE float v_exp2(float x);
+
+#include "kernels/cpu/vec_math.h"
+
+#define ROUND_MAGIC                                                                                \
+    12582912.0f          /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+#define POW2_MIN -126.0f /* what lies below is zero */
+
+/* 2^x: 2^n times a polynomial of the rest. Never converts a float to an integer, so that a NaN is
+ * only a NaN. */
+INLINE float v_exp2(float x)
+{
+    float y = x < POW2_MIN ? POW2_MIN : x, shifted = y + ROUND_MAGIC;
+    float p = v_exp2_part(y - (shifted - ROUND_MAGIC));
+    p *= bits_float((float_bits(shifted) << 23) + 0x3f800000u);
+    return x < POW2_MIN ? 0.0f : p;
+}
+
+static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = v_glu(act, gate[i], up[i]);
+}
+
+static void softcap(float *s, float cap, int n)
+{
+    for (int i = 0; i < n; i++) s[i] = cap * v_tanh(s[i] * (1.0f / cap));
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)
@@ -67,18 +137,6 @@ static void rope_pairs(float *x, const float *cs, int half)
         float a = x[2 * i], b = x[2 * i + 1];
         x[2 * i] = a * cs[i] - b * cs[half + i];
         x[2 * i + 1] = b * cs[i] + a * cs[half + i];
-    }
-}
-
-#define SILU_MAX 87.0f /* beyond it e^x leaves the floats and silu has reached its limit */
-
-static void swiglu(const float *gate, const float *up, int64_t n, float *out)
-{
-    for (int64_t i = 0; i < n; i++) {
-        float g = gate[i], x = -g;
-        x = x > SILU_MAX ? SILU_MAX : x;
-        x = x < -SILU_MAX ? -SILU_MAX : x;
-        out[i] = g / (1.0f + pow2(x * 1.44269504f)) * up[i];
     }
 }
 
@@ -133,25 +191,17 @@ static void mad_tile(const float *a, int lda, const float *b, int ldb, float *c,
             mad_row(a + (int64_t)r * lda, b + col, ldb, c + (int64_t)r * ldc + col, depth, add);
 }
 
-#define POW2_MIN -126.0f /* what lies below weighs nothing */
-
-static float weigh(float x)
-{
-    float y = pow2(x < POW2_MIN ? POW2_MIN : x);
-    return x < POW2_MIN ? 0.0f : y;
-}
-
 static float softmax_row(float *s, int n, float *m, float *sum)
 {
     float best = *m, part[LANES] = {0};
     for (int i = 0; i < n; i++) best = s[i] > best ? s[i] : best;
     for (int i = 0; i < n; i++) {
-        s[i] = weigh(s[i] - best);
+        s[i] = v_exp2(s[i] - best);
         part[i % LANES] += s[i];
     }
     for (int w = LANES / 2; w; w /= 2)
         for (int l = 0; l < w; l++) part[l] += part[l + w];
-    float c = weigh(*m - best);
+    float c = v_exp2(*m - best);
     *sum = *sum * c + part[0];
     *m = best;
     return c;
@@ -172,12 +222,13 @@ const struct sl_op_row sl_op_row_portable = {
     .rmsnorm = rmsnorm,
     .rope_neox = rope_neox,
     .rope_pairs = rope_pairs,
-    .swiglu = swiglu,
+    .glu = glu,
     .to_f16 = to_f16,
     .to_bf16 = to_bf16,
     .pack_k = pack_k,
     .pack_v = pack_v,
     .mad_tile = mad_tile,
+    .softcap = softcap,
     .softmax = softmax,
     .scale = scale,
 };

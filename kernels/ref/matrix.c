@@ -7,7 +7,7 @@
 #include <math.h>
 
 #include "base/sl_assert.h"
-#include "kernels/kernels.h"
+#include "kernels/ref/formats.h"
 
 /* Sign, exponent of `bits` with `bias`, and the mantissa below. */
 static float small_float(int code, int exp_bits, int man_bits, int bias)
@@ -30,7 +30,7 @@ static float e5m2(uint8_t c)
     return small_float(c, 5, 2, 15);
 }
 
-static float scale_at(const struct sl_matrix *m, int64_t i)
+float sl_matrix_scale(const struct sl_matrix *m, int64_t i)
 {
     const uint8_t *bytes = m->scales;
     switch (m->scale_type) {
@@ -82,7 +82,7 @@ static void planar_row(const struct sl_matrix *m, int64_t row, float *out)
         int64_t i = at + k / m->scale_cols;
         float v = value_at(m, data, k);
         if (m->zeros) v -= (float)m->zeros[i];
-        if (m->scales) v *= scale_at(m, i);
+        if (m->scales) v *= sl_matrix_scale(m, i);
         out[m->order ? m->order[k] : k] = v * m->factor;
     }
 }

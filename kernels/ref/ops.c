@@ -1,14 +1,13 @@
 /* ops.c - every operation in plain C, as its definition reads: the oracle for all other rows.
  *
  * Sums run in double, everything else in float32. Nothing is packed, blocked or cached. Only the
- * matmul and the attention use threads (whole outputs each), because a whole model is checked with
- * this backend. */
+ * matmul and the attention (attention.c) use threads (whole outputs each), because a whole model is
+ * checked with this backend. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/sl_assert.h"
 #include "kernels/backend.h"
+#include "kernels/ref/ref.h"
 
 static int ref_load(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
                     struct sl_weight *w, struct sl_err *err)
@@ -62,8 +61,10 @@ static double dot(const float *a, const float *b, int64_t n)
 
 struct matmul_job {
     const float *x;
+    int64_t x_stride;
     int n;
     const struct sl_product *p;
+    int64_t out_stride;
     float *rows; /* one decoded row per thread, `stride` apart */
     int64_t stride;
 };
@@ -78,24 +79,39 @@ static void matmul_run(void *arg, int thread, int n_threads)
     for (int64_t o = from; o < to; o++) {
         sl_matrix_row(&w->m, o, row);
         for (int i = 0; i < j->n; i++) {
-            double y = dot(j->x + i * w->cols, row, w->cols);
-            float *out = j->p->out + i * w->rows + o;
+            double y = dot(j->x + i * j->x_stride, row, w->cols);
+            float *out = j->p->out + i * j->out_stride + o;
             if (j->p->bias) y += (double)j->p->bias[o];
             *out = (float)(j->p->flags & SL_MATMUL_ADD ? (double)*out + y : y);
         }
     }
 }
 
+static void multiply(struct sl_backend *b, const float *x, int64_t x_stride, int n,
+                     const struct sl_product *p, int64_t out_stride)
+{
+    int64_t stride = (p->w->cols + 15) / 16 * 16;
+    float *rows = sl_scratch_get(&b->matmul_scratch,
+                                 (size_t)stride * sizeof(float) * (size_t)sl_pool_size(b->pool));
+    SL_ASSERT(rows);
+    struct matmul_job j = {x, x_stride, n, p, out_stride, rows, stride};
+    sl_pool_run(b->pool, matmul_run, &j);
+}
+
 static void ref_matmul(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
                        int n_products)
 {
-    for (int i = 0; i < n_products && n > 0; i++) {
-        int64_t stride = (p[i].w->cols + 15) / 16 * 16;
-        float *rows = sl_scratch_get(&b->matmul_scratch, (size_t)stride * sizeof(float) *
-                                                             (size_t)sl_pool_size(b->pool));
-        SL_ASSERT(rows);
-        struct matmul_job j = {x, n, &p[i], rows, stride};
-        sl_pool_run(b->pool, matmul_run, &j);
+    for (int i = 0; i < n_products && n > 0; i++)
+        multiply(b, x, p[i].w->cols, n, &p[i], p[i].w->rows);
+}
+
+static void ref_head_matmul(struct sl_backend *b, const struct sl_weight *w, int n_heads,
+                            const float *x, int64_t x_stride, int64_t x_head, int n, float *out,
+                            int64_t out_stride, int64_t out_head)
+{
+    for (int h = 0; h < n_heads && n > 0; h++) {
+        struct sl_product p = {.w = &w[h], .out = out + h * out_head};
+        multiply(b, x + h * x_head, x_stride, n, &p, out_stride);
     }
 }
 
@@ -124,123 +140,30 @@ static void ref_rope(struct sl_backend *b, const struct sl_rope *r,
                 turn(p->x + (i * p->n_heads + h) * p->head_dim + p->offset, r, pos[i]);
 }
 
-/* ---- attention ------------------------------------------------------------------------------- */
+/* ---- feed-forward ---------------------------------------------------------------------------- */
 
-/* Index in the cache of element e of a head at a position, in V and in K. */
-static int64_t v_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos,
-                    int e)
+static double gated(enum sl_act act, double g, double u)
 {
-    int64_t block = s->blocks[pos / kv->block_tokens], in = pos % kv->block_tokens;
-    return ((block * kv->n_kv_heads + head) * kv->block_tokens + in) * kv->head_dim + e;
-}
-
-static int64_t k_at(const struct sl_kv_view *kv, const struct sl_seq_view *s, int head, int pos,
-                    int e)
-{
-    int64_t block = s->blocks[pos / kv->block_tokens], in = pos % kv->block_tokens;
-    return ((block * kv->n_kv_heads + head) * kv->head_dim + e) * kv->block_tokens + in;
-}
-
-static void cache_put(const struct sl_kv_view *kv, void *cache, int64_t at, float x)
-{
-    if (kv->type == SL_F16)
-        ((uint16_t *)cache)[at] = sl_float_to_half(x);
-    else if (kv->type == SL_BF16)
-        ((uint16_t *)cache)[at] = sl_float_to_bf16(x);
-    else
-        ((float *)cache)[at] = x;
-}
-
-static float cache_get(const struct sl_kv_view *kv, const void *cache, int64_t at)
-{
-    if (kv->type == SL_F16) return sl_half_to_float(((const uint16_t *)cache)[at]);
-    if (kv->type == SL_BF16) return sl_bf16_to_float(((const uint16_t *)cache)[at]);
-    return ((const float *)cache)[at];
-}
-
-static void ref_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
-                         const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v)
-{
-    (void)b;
-    int64_t width = (int64_t)kv->n_kv_heads * kv->head_dim;
-    for (const struct sl_seq_view *s = seqs; s < seqs + n_seqs; s++)
-        for (int i = 0; i < s->n; i++)
-            for (int64_t e = 0; e < width; e++) {
-                int head = (int)(e / kv->head_dim), in = (int)(e % kv->head_dim), p = s->pos + i;
-                cache_put(kv, kv->k, k_at(kv, s, head, p, in), k[(s->row + i) * width + e]);
-                cache_put(kv, kv->v, v_at(kv, s, head, p, in), v[(s->row + i) * width + e]);
-            }
-}
-
-struct attention_job {
-    const struct sl_kv_view *kv;
-    const struct sl_seq_view *seq;
-    const float *q;
-    int n_heads;
-    float scale;
-    float *out;
-    double *work; /* per thread: `stride` of them, for scores and sums */
-    int64_t stride;
-};
-
-/* One query head at position p: scores, softmax, weighted sum. score has room for p + 1, sum for
- * head_dim. */
-static void attend(const struct attention_job *j, const float *q, int head, int p, double *score,
-                   double *sum, float *out)
-{
-    const struct sl_kv_view *kv = j->kv;
-    double best = -INFINITY, total = 0;
-    for (int t = 0; t <= p; t++) {
-        score[t] = 0;
-        for (int e = 0; e < kv->head_dim; e++)
-            score[t] += (double)q[e] * (double)cache_get(kv, kv->k, k_at(kv, j->seq, head, t, e));
-        score[t] *= (double)j->scale;
-        if (score[t] > best) best = score[t];
+    switch (act) {
+    case SL_ACT_SILU:
+        break;
+    case SL_ACT_GELU:
+        return 0.5 * g * erfc(-g * sqrt(0.5)) * u;
+    case SL_ACT_GELU_TANH: /* sqrt(2 / pi) */
+        return 0.5 * g * (1 + tanh(0.7978845608028654 * (g + 0.044715 * g * g * g))) * u;
+    case SL_ACT_SWIGLU_OAI:
+        g = g > 7 ? 7 : g;
+        u = u > 7 ? 7 : u < -7 ? -7 : u;
+        return (u + 1) * g / (1 + exp(-1.702 * g));
     }
-    for (int e = 0; e < kv->head_dim; e++) sum[e] = 0;
-    for (int t = 0; t <= p; t++) {
-        double weight = exp(score[t] - best);
-        total += weight;
-        for (int e = 0; e < kv->head_dim; e++)
-            sum[e] += weight * (double)cache_get(kv, kv->v, v_at(kv, j->seq, head, t, e));
-    }
-    for (int e = 0; e < kv->head_dim; e++) out[e] = (float)(sum[e] / total);
-}
-
-static void attention_run(void *arg, int thread, int n_threads)
-{
-    const struct attention_job *j = arg;
-    int d = j->kv->head_dim, group = j->n_heads / j->kv->n_kv_heads;
-    double *work = j->work + thread * j->stride;
-    for (int64_t t = thread; t < (int64_t)j->seq->n * j->n_heads; t += n_threads) {
-        int i = (int)(t / j->n_heads), h = (int)(t % j->n_heads);
-        int64_t at = ((int64_t)(j->seq->row + i) * j->n_heads + h) * d;
-        attend(j, j->q + at, h / group, j->seq->pos + i, work + d, work, j->out + at);
-    }
-}
-
-static void ref_attention(struct sl_backend *b, const struct sl_kv_view *kv,
-                          const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                          const struct sl_attn *a, float *out)
-{
-    SL_ASSERT(a->window == 0 && a->softcap == 0 && !a->sinks);
-    for (const struct sl_seq_view *s = seqs; s < seqs + n_seqs; s++) {
-        if (s->n <= 0) continue;
-        int64_t stride = kv->head_dim + s->pos + s->n;
-        double *work = sl_scratch_get(&b->attention_scratch, sizeof(double) * (size_t)stride *
-                                                                 (size_t)sl_pool_size(b->pool));
-        SL_ASSERT(work);
-        struct attention_job j = {kv, s, q, a->n_heads, a->scale, out, work, stride};
-        sl_pool_run(b->pool, attention_run, &j);
-    }
+    return g / (1 + exp(-g)) * u;
 }
 
 static void ref_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
                     int64_t count, float *out)
 {
     (void)b;
-    SL_ASSERT(act == SL_ACT_SILU);
-    for (int64_t i = 0; i < count; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    for (int64_t i = 0; i < count; i++) out[i] = (float)gated(act, (double)gate[i], (double)up[i]);
 }
 
 const struct sl_backend_ops sl_ref_ops = {
@@ -251,7 +174,11 @@ const struct sl_backend_ops sl_ref_ops = {
     .rmsnorm = ref_rmsnorm,
     .matmul = ref_matmul,
     .rope = ref_rope,
-    .kv_write = ref_kv_write,
-    .attention = ref_attention,
+    .kv_write = sl_ref_kv_write,
+    .attention = sl_ref_attention,
+    .latent_write = sl_ref_latent_write,
+    .latent_attention = sl_ref_latent_attention,
+    .head_matmul = ref_head_matmul,
     .glu = ref_glu,
+    .moe = sl_moe_run,
 };

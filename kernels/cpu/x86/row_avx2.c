@@ -2,7 +2,7 @@
  * only where base/cpu.h found them.
  *
  * The last elements of an array go through the same vector code by way of a padded copy where their
- * place could differ from call to call (swiglu); where it cannot (a row's own length), plain code
+ * place could differ from call to call (glu); where it cannot (a row's own length), plain code
  * finishes the row. */
 #include <immintrin.h>
 #include <math.h>
@@ -29,27 +29,120 @@ INLINE float max_of(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
+/* ---- the vector of vec_math.h --------------------------------------------------------------- */
+
+#define VEC __m256
+
+INLINE VEC v_set(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+INLINE VEC v_add(VEC a, VEC b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+INLINE VEC v_sub(VEC a, VEC b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+INLINE VEC v_mul(VEC a, VEC b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+INLINE VEC v_fma(VEC a, VEC b, VEC c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+INLINE VEC v_min(VEC a, VEC b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+INLINE VEC v_max(VEC a, VEC b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+INLINE VEC v_div(VEC a, VEC b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+INLINE VEC v_abs(VEC a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+INLINE VEC v_below(VEC a, VEC b, VEC x, VEC y)
+{
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+
+INLINE VEC v_sign(VEC x, VEC s)
+{
+    return _mm256_or_ps(v_abs(x), _mm256_and_ps(_mm256_set1_ps(-0.0f), s));
+}
+
+INLINE VEC v_exp2(VEC x);
+
+#include "kernels/cpu/vec_math.h"
+
 #define POW2_MIN -126.0f /* smaller results are zero */
 
-/* 2^x for x <= 127: 2^round(x) times a polynomial of the rest; relative error below 2^-22. NaN
- * stays NaN. */
-INLINE __m256 pow2(__m256 x)
+INLINE VEC v_exp2(VEC x)
 {
     const __m256 low = _mm256_set1_ps(POW2_MIN);
     __m256 zero = _mm256_cmp_ps(x, low, _CMP_LT_OQ);
-    x = _mm256_max_ps(low, x);
+    x = _mm256_max_ps(low, x); /* NaN comes second and so survives */
     __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 f = _mm256_sub_ps(x, n);
-    __m256 p = _mm256_set1_ps(1.54531629e-4f);
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.33908634e-3f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.61808256e-3f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(5.55035711e-2f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.40226508e-1f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.93147188e-1f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    __m256 p = v_exp2_part(_mm256_sub_ps(x, n));
     p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
     return _mm256_andnot_ps(zero, p);
+}
+
+INLINE void glu_typed(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        _mm256_storeu_ps(out + i, v_glu(act, _mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    if (i == n) return;
+    float g[LANES] = {0}, u[LANES] = {0}, y[LANES];
+    size_t rest = sizeof(float) * (size_t)(n - i);
+    memcpy(g, gate + i, rest);
+    memcpy(u, up + i, rest);
+    _mm256_storeu_ps(y, v_glu(act, _mm256_loadu_ps(g), _mm256_loadu_ps(u)));
+    memcpy(out + i, y, rest);
+}
+
+static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    switch (act) {
+    case SL_ACT_SILU:
+        glu_typed(SL_ACT_SILU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU:
+        glu_typed(SL_ACT_GELU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU_TANH:
+        glu_typed(SL_ACT_GELU_TANH, gate, up, n, out);
+        break;
+    case SL_ACT_SWIGLU_OAI:
+        glu_typed(SL_ACT_SWIGLU_OAI, gate, up, n, out);
+    }
+}
+
+static void softcap(float *s, float cap, int n)
+{
+    for (int i = 0; i < n; i += LANES) {
+        VEC t = v_tanh(v_mul(_mm256_loadu_ps(s + i), v_set(1.0f / cap)));
+        _mm256_storeu_ps(s + i, v_mul(t, v_set(cap)));
+    }
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)
@@ -106,28 +199,6 @@ static void rope_pairs(float *x, const float *cs, int half)
         x[2 * i] = a * cs[i] - b * cs[half + i];
         x[2 * i + 1] = b * cs[i] + a * cs[half + i];
     }
-}
-
-INLINE void swiglu8(const float *gate, const float *up, float *out)
-{
-    const __m256 limit = _mm256_set1_ps(87.0f * 1.44269504f);
-    __m256 g = _mm256_loadu_ps(gate);
-    __m256 x = _mm256_min_ps(limit, _mm256_mul_ps(g, _mm256_set1_ps(-1.44269504f)));
-    __m256 d = _mm256_add_ps(_mm256_set1_ps(1.0f), pow2(x));
-    _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_div_ps(g, d), _mm256_loadu_ps(up)));
-}
-
-static void swiglu(const float *gate, const float *up, int64_t n, float *out)
-{
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) swiglu8(gate + i, up + i, out + i);
-    if (i == n) return;
-    float g[LANES] = {0}, u[LANES] = {0}, y[LANES];
-    size_t rest = sizeof(float) * (size_t)(n - i);
-    memcpy(g, gate + i, rest);
-    memcpy(u, up + i, rest);
-    swiglu8(g, u, y);
-    memcpy(out + i, y, rest);
 }
 
 static void to_f16(const float *x, int n, uint16_t *out)
@@ -286,12 +357,12 @@ static float softmax_row(float *s, int n, float *m, float *sum)
     top = top > *m ? top : *m;
     __m256 t = _mm256_set1_ps(top);
     for (int i = 0; i < padded; i += LANES) {
-        __m256 x = pow2(_mm256_sub_ps(_mm256_loadu_ps(tile + i), t));
+        __m256 x = v_exp2(_mm256_sub_ps(_mm256_loadu_ps(tile + i), t));
         _mm256_storeu_ps(tile + i, x);
         total = _mm256_add_ps(total, x);
     }
     memcpy(s, tile, sizeof(float) * (size_t)n);
-    float c = top == *m ? 1.0f : _mm256_cvtss_f32(pow2(_mm256_set1_ps(*m - top)));
+    float c = top == *m ? 1.0f : _mm256_cvtss_f32(v_exp2(_mm256_set1_ps(*m - top)));
     *sum = *sum * c + sum_of(total);
     *m = top;
     return c;
@@ -315,12 +386,13 @@ const struct sl_op_row sl_op_row_avx2 = {
     .rmsnorm = rmsnorm,
     .rope_neox = rope_neox,
     .rope_pairs = rope_pairs,
-    .swiglu = swiglu,
+    .glu = glu,
     .to_f16 = to_f16,
     .to_bf16 = to_bf16,
     .pack_k = pack_k,
     .pack_v = pack_v,
     .mad_tile = mad_tile,
+    .softcap = softcap,
     .softmax = softmax,
     .scale = scale,
 };

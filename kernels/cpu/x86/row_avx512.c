@@ -17,23 +17,112 @@ INLINE __mmask16 mask_of(int64_t n)
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
 }
 
+/* ---- the vector of vec_math.h --------------------------------------------------------------- */
+
+#define VEC __m512
+
+INLINE VEC v_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+INLINE VEC v_add(VEC a, VEC b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+INLINE VEC v_sub(VEC a, VEC b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+INLINE VEC v_mul(VEC a, VEC b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+INLINE VEC v_fma(VEC a, VEC b, VEC c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+INLINE VEC v_min(VEC a, VEC b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+INLINE VEC v_max(VEC a, VEC b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+INLINE VEC v_div(VEC a, VEC b)
+{
+    __m512 r = _mm512_rcp14_ps(b); /* one Newton step makes 14 bits 27 */
+    return _mm512_mul_ps(a, _mm512_mul_ps(r, _mm512_fnmadd_ps(b, r, _mm512_set1_ps(2.0f))));
+}
+
+INLINE VEC v_abs(VEC a)
+{
+    return _mm512_abs_ps(a);
+}
+
+INLINE VEC v_below(VEC a, VEC b, VEC x, VEC y)
+{
+    return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), x);
+}
+
+INLINE VEC v_sign(VEC x, VEC s)
+{
+    return _mm512_or_ps(_mm512_abs_ps(x), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
+}
+
+INLINE VEC v_exp2(VEC x);
+
+#include "kernels/cpu/vec_math.h"
+
 #define POW2_MIN -126.0f /* smaller results are zero: subnormals would be slow */
 
-/* 2^x: 2^round(x) times a polynomial of the rest; relative error below 2^-22. NaN stays NaN. */
-INLINE __m512 pow2(__m512 x)
+INLINE VEC v_exp2(VEC x)
 {
     __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(POW2_MIN), _CMP_NLT_UQ);
     x = _mm512_max_ps(_mm512_set1_ps(POW2_MIN), x); /* NaN comes second and so survives */
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 f = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(1.54531629e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33908634e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61808256e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55035711e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226508e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147188e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_maskz_scalef_ps(keep, p, n);
+    return _mm512_maskz_scalef_ps(keep, v_exp2_part(_mm512_sub_ps(x, n)), n);
+}
+
+INLINE void glu_typed(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 k = mask_of(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(k, gate + i), u = _mm512_maskz_loadu_ps(k, up + i);
+        _mm512_mask_storeu_ps(out + i, k, v_glu(act, g, u));
+    }
+}
+
+static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    switch (act) {
+    case SL_ACT_SILU:
+        glu_typed(SL_ACT_SILU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU:
+        glu_typed(SL_ACT_GELU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU_TANH:
+        glu_typed(SL_ACT_GELU_TANH, gate, up, n, out);
+        break;
+    case SL_ACT_SWIGLU_OAI:
+        glu_typed(SL_ACT_SWIGLU_OAI, gate, up, n, out);
+    }
+}
+
+static void softcap(float *s, float cap, int n)
+{
+    for (int i = 0; i < n; i += 16) {
+        VEC t = v_tanh(v_mul(_mm512_loadu_ps(s + i), v_set(1.0f / cap)));
+        _mm512_storeu_ps(s + i, v_mul(t, v_set(cap)));
+    }
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)
@@ -76,21 +165,6 @@ static void rope_pairs(float *x, const float *cs, int half)
         __m512 v = _mm512_maskz_loadu_ps(k2, x + 2 * i);
         __m512 w = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), s); /* neighbours swapped */
         _mm512_mask_storeu_ps(x + 2 * i, k2, _mm512_fmaddsub_ps(v, c, w));
-    }
-}
-
-static void swiglu(const float *gate, const float *up, int64_t n, float *out)
-{
-    const __m512 limit = _mm512_set1_ps(87.0f * 1.44269504f), one = _mm512_set1_ps(1.0f);
-    for (int64_t i = 0; i < n; i += 16) {
-        __mmask16 k = mask_of(n - i);
-        __m512 g = _mm512_maskz_loadu_ps(k, gate + i), u = _mm512_maskz_loadu_ps(k, up + i);
-        __m512 x = _mm512_min_ps(limit, _mm512_mul_ps(g, _mm512_set1_ps(-1.44269504f)));
-        __m512 d = _mm512_add_ps(one, pow2(x));
-        __m512 r =
-            _mm512_rcp14_ps(d); /* one Newton step makes 14 bits 27; d is finite, so no inf * 0 */
-        r = _mm512_mul_ps(r, _mm512_fnmadd_ps(d, r, _mm512_set1_ps(2.0f)));
-        _mm512_mask_storeu_ps(out + i, k, _mm512_mul_ps(_mm512_mul_ps(g, r), u));
     }
 }
 
@@ -439,7 +513,7 @@ INLINE __m512 row_weigh(float *s, int n, float top)
     for (int v = 0; v < 4; v++) {
         __mmask16 k = mask_of(n - 16 * v);
         __m512 x = _mm512_sub_ps(_mm512_mask_loadu_ps(t, k, s + 16 * v), t);
-        x = _mm512_maskz_mov_ps(k, pow2(x));
+        x = _mm512_maskz_mov_ps(k, v_exp2(x));
         _mm512_mask_storeu_ps(s + 16 * v, k, x);
         total = _mm512_add_ps(total, x);
     }
@@ -450,7 +524,7 @@ INLINE __m512 row_weigh(float *s, int n, float top)
 INLINE __m512 correction(__m512 m, __m512 top)
 {
     __mmask16 same = _mm512_cmp_ps_mask(m, top, _CMP_EQ_OQ);
-    return _mm512_mask_mov_ps(pow2(_mm512_sub_ps(m, top)), same, _mm512_set1_ps(1.0f));
+    return _mm512_mask_mov_ps(v_exp2(_mm512_sub_ps(m, top)), same, _mm512_set1_ps(1.0f));
 }
 
 /* The new maxima of the rows of mask k; a NaN never is one. */
@@ -518,12 +592,13 @@ const struct sl_op_row sl_op_row_avx512 = {
     .rmsnorm = rmsnorm,
     .rope_neox = rope_neox,
     .rope_pairs = rope_pairs,
-    .swiglu = swiglu,
+    .glu = glu,
     .to_f16 = to_f16,
     .to_bf16 = to_bf16,
     .pack_k = pack_k,
     .pack_v = pack_v,
     .mad_tile = mad_tile,
+    .softcap = softcap,
     .softmax = softmax,
     .mad_keys = mad_keys,
     .mad_values = mad_values,

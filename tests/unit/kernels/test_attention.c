@@ -17,7 +17,22 @@
 struct shape {
     int n_heads, n_kv_heads, d, block_tokens;
     enum sl_dtype type;
+    int window;
+    float softcap;
+    int sinks; /* one per head, from `sinks` below */
 };
+
+#define HEADS_MAX 120
+static float sinks[HEADS_MAX]; /* from well below the scores to above them */
+
+static struct sl_attn how_of(const struct shape *h)
+{
+    return (struct sl_attn){.n_heads = h->n_heads,
+                            .scale = 1.0f / sqrtf((float)h->d),
+                            .softcap = h->softcap,
+                            .window = h->window,
+                            .sinks = h->sinks ? sinks : NULL};
+}
 
 /* A cache and one or two sequences with scattered blocks. */
 struct cache {
@@ -81,7 +96,7 @@ static void step(struct sl_backend *b, const struct shape *h, struct cache *c, s
     struct sl_seq_view view = {0, to - from, from, c->blocks[0]};
     size_t f = (size_t)from;
     b->ops->kv_write(b, &c->kv, &view, 1, s->k + f * s->wk, s->v + f * s->wk);
-    const struct sl_attn how = {.n_heads = h->n_heads, .scale = 1.0f / sqrtf((float)h->d)};
+    const struct sl_attn how = how_of(h);
     b->ops->attention(b, &c->kv, &view, 1, s->q + f * s->wq, &how, s->out + f * s->wq);
 }
 
@@ -117,7 +132,7 @@ static void run_batched(struct sl_backend *b, const struct shape *h, struct seq 
         memcpy(k + (size_t)first * s->wk, s->k + f * s->wk, 4 * (size_t)n * s->wk);
         memcpy(v + (size_t)first * s->wk, s->v + f * s->wk, 4 * (size_t)n * s->wk);
         b->ops->kv_write(b, &c.kv, views, 2, k, v);
-        const struct sl_attn how = {.n_heads = h->n_heads, .scale = 1.0f / sqrtf((float)h->d)};
+        const struct sl_attn how = how_of(h);
         b->ops->attention(b, &c.kv, views, 2, q, &how, out);
         if (first) memcpy(other->out + (size_t)pos * s->wq, out, 4 * s->wq);
         memcpy(s->out + f * s->wq, out + (size_t)first * s->wq, 4 * (size_t)n * s->wq);
@@ -181,14 +196,34 @@ static void shapes_and_bits(void **state)
         struct shape h;
         int len;
     } cases[] = {
-        {{9, 3, 64, 16, SL_F16}, 1},    {{9, 3, 64, 16, SL_F16}, 2},
-        {{9, 3, 64, 32, SL_F16}, 65},   {{9, 3, 64, 32, SL_F16}, 300},
-        {{9, 3, 64, 16, SL_BF16}, 130}, {{9, 3, 64, 16, SL_F32}, 130},
-        {{4, 4, 80, 16, SL_F16}, 70},   {{8, 2, 96, 32, SL_F32}, 100},
-        {{8, 1, 128, 16, SL_F16}, 200}, {{3, 3, 2, 7, SL_F16}, 140},
-        {{5, 1, 160, 16, SL_BF16}, 33}, {{2, 2, 512, 16, SL_F16}, 66},
-        {{6, 2, 18, 5, SL_F32}, 64},    {{120, 1, 8, 16, SL_F16}, 31},
-        {{2, 1, 64, 1, SL_F16}, 290},
+        {{9, 3, 64, 16, SL_F16, .window = 0}, 1},
+        {{9, 3, 64, 16, SL_F16, .window = 0}, 2},
+        {{9, 3, 64, 32, SL_F16, .window = 0}, 65},
+        {{9, 3, 64, 32, SL_F16, .window = 0}, 300},
+        {{9, 3, 64, 16, SL_BF16, .window = 0}, 130},
+        {{9, 3, 64, 16, SL_F32, .window = 0}, 130},
+        {{4, 4, 80, 16, SL_F16, .window = 0}, 70},
+        {{8, 2, 96, 32, SL_F32, .window = 0}, 100},
+        {{8, 1, 128, 16, SL_F16, .window = 0}, 200},
+        {{3, 3, 2, 7, SL_F16, .window = 0}, 140},
+        {{5, 1, 160, 16, SL_BF16, .window = 0}, 33},
+        {{2, 2, 512, 16, SL_F16, .window = 0}, 66},
+        {{6, 2, 18, 5, SL_F32, .window = 0}, 64},
+        {{120, 1, 8, 16, SL_F16, .window = 0}, 31},
+        {{2, 1, 64, 1, SL_F16, .window = 0}, 290},
+        /* windows: of one key, within a tile, of a tile, over tiles and spans, longer than all */
+        {{4, 2, 32, 16, SL_F16, .window = 1}, 150},
+        {{9, 3, 64, 16, SL_F16, .window = 7}, 200},
+        {{8, 1, 64, 16, SL_BF16, .window = 64}, 200},
+        {{4, 4, 48, 16, SL_F32, .window = 100}, 420},
+        {{4, 2, 64, 16, SL_F16, .window = 300}, 700},
+        {{4, 2, 18, 5, SL_F32, .window = 65}, 300},
+        {{4, 2, 64, 16, SL_F16, .window = 5000}, 130},
+        {{8, 2, 64, 16, SL_F16, .softcap = 2}, 130},
+        {{3, 3, 2, 7, SL_F16, .softcap = 50}, 70},
+        {{8, 2, 64, 16, SL_F16, .sinks = 1}, 600},
+        {{64, 8, 64, 16, SL_F16, .window = 128, .sinks = 1}, 200},
+        {{6, 2, 32, 16, SL_F32, .window = 20, .softcap = 1, .sinks = 1}, 330},
     };
     const struct sl_op_row *rows[T_ROWS_MAX];
     int n = t_rows(rows);
@@ -201,10 +236,8 @@ static void shapes_and_bits(void **state)
 
 /* One query at the end of a long cache: spans spread over threads give the bits of one thread, near
  * the reference. */
-static void long_context(void **state)
+static void long_context_of(struct shape h)
 {
-    (void)state;
-    const struct shape h = {9, 3, 64, 16, SL_F16};
     const int len = 6001;
     const struct sl_op_row *rows[T_ROWS_MAX];
     int n = t_rows(rows);
@@ -217,7 +250,7 @@ static void long_context(void **state)
     ref->ops->kv_write(ref, &c.kv, &view, 1, s.k, s.v);
     view = (struct sl_seq_view){0, 1, len - 1, c.blocks[0]};
     float want[576], first[576], out[576];
-    const struct sl_attn how = {.n_heads = 9, .scale = 0.125f};
+    const struct sl_attn how = how_of(&h);
     ref->ops->attention(ref, &c.kv, &view, 1, s.q, &how, want);
     for (int r = 0; r < n; r++)
         for (int threads = 1; threads <= 3; threads++) {
@@ -233,11 +266,53 @@ static void long_context(void **state)
     seq_close(&s);
 }
 
+static void long_context(void **state)
+{
+    (void)state;
+    long_context_of((struct shape){9, 3, 64, 16, SL_F16, .window = 0});
+    long_context_of((struct shape){9, 3, 64, 16, SL_F16, .sinks = 1});
+    long_context_of((struct shape){9, 3, 64, 16, SL_F16, .window = 1500, .softcap = 3, .sinks = 1});
+}
+
+/* A window's end: with values that are 1 in one key and 0 elsewhere and equal scores, the output is
+ * 1 / (keys + sinks) as long as the key is seen, and keys out of sight may be infinite. */
+static void window_and_sinks_by_hand(void **state)
+{
+    (void)state;
+    enum { LEN = 400, WINDOW = 130, MARK = 70 };
+    const struct shape h = {4, 2, 16, 16, SL_F32, .window = WINDOW, .sinks = 1};
+    const struct sl_op_row *rows[T_ROWS_MAX];
+    int n = t_rows(rows);
+    for (int r = 0; r <= n; r++) {
+        struct sl_backend *b = r < n ? t_backend(rows[r], 2) : t_reference();
+        struct seq s;
+        seq_init(&s, &h, LEN, 80);
+        for (int i = 0; i < LEN; i++)
+            for (size_t e = 0; e < s.wk; e++) {
+                s.k[(size_t)i * s.wk + e] = 0;
+                s.v[(size_t)i * s.wk + e] = i < MARK ? INFINITY : i == MARK;
+            }
+        run_chunks(b, &h, &s, 50);
+        for (int i = MARK; i < LEN; i++)
+            for (int q = 0; q < h.n_heads; q++) {
+                float y = s.out[(size_t)i * s.wq + (size_t)q * 16];
+                if (i - WINDOW < MARK - 1) {
+                    assert_false(isfinite(y)); /* still sees an infinite value */
+                    continue;
+                }
+                float want = i - MARK < WINDOW ? 1 / ((float)WINDOW + expf(sinks[q])) : 0;
+                assert_true(fabsf(y - want) <= 1e-6f * want);
+            }
+        seq_close(&s);
+        sl_backend_destroy(b);
+    }
+}
+
 /* A token whose key and value are infinite spoils itself and those after it, never those before. */
 static void no_look_ahead(void **state)
 {
     (void)state;
-    const struct shape h = {4, 2, 32, 16, SL_F32};
+    const struct shape h = {4, 2, 32, 16, SL_F32, .window = 0};
     const struct sl_op_row *rows[T_ROWS_MAX];
     int n = t_rows(rows);
     for (int r = 0; r < n; r++) {
@@ -260,7 +335,7 @@ static void no_look_ahead(void **state)
 static void empty_batches(void **state)
 {
     (void)state;
-    const struct shape h = {4, 2, 32, 16, SL_F16};
+    const struct shape h = {4, 2, 32, 16, SL_F16, .window = 0};
     const struct sl_op_row *rows[T_ROWS_MAX];
     int n = t_rows(rows);
     struct cache c;
@@ -281,9 +356,11 @@ static void empty_batches(void **state)
 
 int main(void)
 {
+    for (int i = 0; i < HEADS_MAX; i++) sinks[i] = (float)(i % 9) - 3;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shapes_and_bits),
         cmocka_unit_test(long_context),
+        cmocka_unit_test(window_and_sinks_by_hand),
         cmocka_unit_test(no_look_ahead),
         cmocka_unit_test(empty_batches),
     };
