@@ -75,6 +75,14 @@ static int store(const struct sl_conf_row *row, void *settings, const char *name
         memcpy(at, &value, sizeof value);
         return 0;
     }
+    if (row->type == SL_CONF_LIST) {
+        struct sl_conf_list *l = (struct sl_conf_list *)(void *)at;
+        if (l->n == SL_CONF_LIST_MAX)
+            return sl_err_set(err, SL_EUSAGE, "%s is given more than %d times", name,
+                              SL_CONF_LIST_MAX);
+        l->v[l->n++] = value;
+        return 0;
+    }
     errno = 0;
     double d;
     int64_t i = 0;

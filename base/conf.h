@@ -20,7 +20,14 @@ enum sl_conf_type {
     SL_CONF_INT,    /* int64_t */
     SL_CONF_FLOAT,  /* double */
     SL_CONF_STRING, /* const char *: points into argv */
+    SL_CONF_LIST,   /* struct sl_conf_list: every value given, in order */
     SL_CONF_HEADING /* no option: `help` is a heading in --help */
+};
+
+#define SL_CONF_LIST_MAX 64 /* times that an option may be given */
+struct sl_conf_list {
+    const char *v[SL_CONF_LIST_MAX]; /* point into argv */
+    int n;
 };
 
 struct sl_conf_row {

@@ -79,6 +79,48 @@ static int from_file(const char *yaml, struct sl_cluster *out, struct sl_err *er
     return r;
 }
 
+/* NAME=PATH, or a path whose last part is the name. */
+static int add_adapter(const char *word, struct sl_cluster *c, struct sl_err *err)
+{
+    struct sl_adapter_spec *a = &c->adapters[c->n_adapters];
+    const char *eq = strchr(word, '='), *path = eq ? eq + 1 : word, *from = word;
+    size_t n = eq ? (size_t)(eq - word) : strlen(word);
+    while (!eq && n > 1 && word[n - 1] == '/') n--;
+    for (size_t i = 0; !eq && i + 1 < n; i++)
+        if (word[i] == '/') from = word + i + 1;
+    n -= (size_t)(from - word);
+    if (n == 0 || n > SL_ADAPTER_NAME_MAX || !*path)
+        return sl_err_set(err, SL_EUSAGE, "--lora %s: write NAME=PATH, a name of 1 to %d bytes",
+                          word, SL_ADAPTER_NAME_MAX);
+    char *name = sl_arena_alloc(&c->arena, n + 1);
+    if (!name) return sl_err_set(err, SL_ENOMEM, "no memory for an adapter's name");
+    memcpy(name, from, n);
+    name[n] = 0;
+    for (int i = 0; i < c->n_adapters; i++)
+        if (strcmp(c->adapters[i].name, name) == 0)
+            return sl_err_set(err, SL_EUSAGE, "two adapters are named '%s'; write NAME=PATH", name);
+    *a = (struct sl_adapter_spec){.name = name, .path = sl_arena_strdup(&c->arena, path)};
+    if (!a->path) return sl_err_set(err, SL_ENOMEM, "no memory for an adapter's path");
+    c->n_adapters++;
+    return 0;
+}
+
+static int add_adapters(const struct sl_conf_list *l, struct sl_cluster *c, struct sl_err *err)
+{
+    if (l->n == 0) return 0;
+    size_t n = (size_t)c->n_adapters + (size_t)l->n;
+    struct sl_adapter_spec *all = sl_arena_alloc(&c->arena, n * sizeof *all);
+    if (!all) return sl_err_set(err, SL_ENOMEM, "no memory for adapters");
+    if (n > SL_CLUSTER_ADAPTERS_MAX)
+        return sl_err_set(err, SL_EUSAGE, "%zu adapters; at most %d can be loaded", n,
+                          SL_CLUSTER_ADAPTERS_MAX);
+    if (c->n_adapters) memcpy(all, c->adapters, (size_t)c->n_adapters * sizeof *all);
+    c->adapters = all;
+    int r = 0;
+    for (int i = 0; r == 0 && i < l->n; i++) r = add_adapter(l->v[i], c, err);
+    return r;
+}
+
 int sl_session_cluster(const struct sl_session_options *o, const char *yaml, struct sl_cluster *out,
                        struct sl_err *err)
 {
@@ -97,6 +139,14 @@ int sl_session_cluster(const struct sl_session_options *o, const char *yaml, str
     if (o->chunk) out->chunk = (int)o->chunk;
     if (o->micro_batches) out->micro_batches = (int)o->micro_batches;
     if (o->kv_format) out->kv_format = o->kv_format;
+    if (o->chat_template) out->chat_template = o->chat_template;
+    if (o->tool_parser) out->tool_parser = o->tool_parser;
+    if (o->reasoning_parser) out->reasoning_parser = o->reasoning_parser;
+    r = add_adapters(&o->lora, out, err);
+    if (r) {
+        sl_cluster_close(out);
+        return r;
+    }
     for (int i = 0; memory && i < out->n_devices; i++) out->devices[i].memory_bytes = memory;
     return 0;
 }

@@ -15,9 +15,11 @@
 /* The options every such command shares; embed it first in the command's settings and put
  * SL_SESSION_ROWS in its table. */
 struct sl_session_options {
+    const char *chat_template, *tool_parser, *reasoning_parser;
     const char *model, *cpus, *backend, *kv_format, *memory, *log_level;
     int64_t threads, stages, context, sequences, queue, chunk, micro_batches;
     int quiet;
+    struct sl_conf_list lora;
 };
 
 /* clang-format off */
@@ -25,7 +27,7 @@ struct sl_session_options {
     {SL_CONF_HEADING, NULL, NULL, 0, "Model and machine (with a topology file, it decides):", 0,   \
      0},                                                                                           \
     {SL_CONF_STRING, "-m --model", "MODEL", offsetof(T, session.model),                            \
-     "a .gguf file, or smollm2", 0, 0},                                                            \
+     "a .gguf file, a Hugging Face folder, or smollm2", 0, 0},                                                            \
     {SL_CONF_INT, "-t --threads", "N", offsetof(T, session.threads),                               \
      "threads (default: one per CPU)", 1, SL_SESSION_THREADS_MAX},                                 \
     {SL_CONF_STRING, "--cpus", "LIST", offsetof(T, session.cpus),                                  \
@@ -46,6 +48,16 @@ struct sl_session_options {
      session.kv_format), "auto, f32, f16 or bf16", 0, 0},                                          \
     {SL_CONF_STRING, "--memory", "BYTES", offsetof(T, session.memory),                             \
      "limit for weights and KV of each stage, e.g. 4GiB", 0, 0},                                   \
+    {SL_CONF_LIST, "--lora --lora-modules", "NAME=PATH", offsetof(T, session.lora),                \
+     "a LoRA adapter (PEFT folder), asked for as model NAME; may be given again", 0, 0},           \
+    {SL_CONF_STRING, "--chat-template --chat-template-file", "FILE",                               \
+     offsetof(T, session.chat_template), "a Jinja chat template, instead of the model's own", 0,   \
+     0},                                                                                           \
+    {SL_CONF_STRING, "--tool-parser --tool-call-parser", "STYLE",                                  \
+     offsetof(T, session.tool_parser),                                                             \
+     "how the model calls tools: hermes, llama3_json ... (default: see its template)", 0, 0},      \
+    {SL_CONF_STRING, "--reasoning-parser", "STYLE", offsetof(T, session.reasoning_parser),         \
+     "how it marks reasoning: qwen3, deepseek_r1 ... (default: see its template)", 0, 0},          \
     {SL_CONF_STRING, "--log-level", "LEVEL", offsetof(T, session.log_level),                       \
      "error, warn, info, debug, trace", 0, 0}
 /* clang-format on */

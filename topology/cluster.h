@@ -64,20 +64,31 @@ struct sl_link_spec { /* links: between two nodes */
     const char *transport; /* "auto" (default), "ucx-shm", "ucx-tcp" */
 };
 
+#define SL_CLUSTER_ADAPTERS_MAX 64 /* LoRA adapters of a model */
+#define SL_ADAPTER_NAME_MAX 127    /* bytes */
+struct sl_adapter_spec {
+    const char *name; /* requests ask for it as their model */
+    const char *path; /* PEFT folder: as written, or resolved relative to the topology file */
+};
+
 struct sl_cluster {
     struct sl_arena arena; /* owns all strings and arrays */
     const char *file;      /* as given, for messages; NULL when made in code */
     const char *name;
-    const char *model_path; /* as written, or resolved relative to the topology file */
-    int context;            /* longest sequence, tokens; 0 = the model's */
-    int sequences;          /* concurrent sequences, default 16 */
-    int queue;              /* requests that may wait, default 64 */
-    const char *kv_format;  /* "auto" "f32" "f16" "bf16" */
-    int micro_batches;      /* in flight, 0 = planned */
-    int chunk;              /* prefill tokens in a micro-batch, 0 = planned */
-    const char *http;       /* "host:port", "off" or NULL */
-    const char *socket;     /* path or host:port, or NULL */
-    const char *api_keys;   /* file with one key a line, or NULL */
+    const char *model_path;           /* as written, or resolved relative to the topology file */
+    struct sl_adapter_spec *adapters; /* [n_adapters] */
+    int n_adapters;
+    int context;               /* longest sequence, tokens; 0 = the model's */
+    int sequences;             /* concurrent sequences, default 16 */
+    int queue;                 /* requests that may wait, default 64 */
+    const char *chat_template; /* file with a Jinja template, NULL = the model's own */
+    const char *tool_parser, *reasoning_parser; /* styles of answers, NULL = the template's */
+    const char *kv_format;                      /* "auto" "f32" "f16" "bf16" */
+    int micro_batches;                          /* in flight, 0 = planned */
+    int chunk;                                  /* prefill tokens in a micro-batch, 0 = planned */
+    const char *http;                           /* "host:port", "off" or NULL */
+    const char *socket;                         /* path or host:port, or NULL */
+    const char *api_keys;                       /* file with one key a line, or NULL */
     const char *control;  /* listen address for stages, default: loopback, or 0.0.0.0 when a node is
                              elsewhere */
     const char *join_key; /* shared secret of external stages; NULL: made at random */

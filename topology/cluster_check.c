@@ -296,12 +296,30 @@ static int check_join_key(struct sl_cluster_file *f)
     return 0;
 }
 
+static int check_adapter(struct sl_cluster_file *f, int i)
+{
+    struct sl_adapter_spec *a = &f->c->adapters[i];
+    const struct sl_yaml *v = sl_yaml_get(f->adapters[i], "name");
+    if (!*a->name || strlen(a->name) > SL_ADAPTER_NAME_MAX)
+        return SL_FAIL(f, v, "an adapter's name has 1 to %d characters", SL_ADAPTER_NAME_MAX);
+    for (int k = 0; k < i; k++)
+        if (strcmp(f->c->adapters[k].name, a->name) == 0)
+            return SL_FAIL(f, v,
+                           "'%s' is the name of the adapter in line %d already; choose another",
+                           a->name, sl_yaml_get(f->adapters[k], "name")->line);
+    return resolve(f, sl_yaml_get(f->adapters[i], "path"), &a->path);
+}
+
 int sl_cluster_check(struct sl_cluster_file *f)
 {
     struct sl_cluster *c = f->c;
     int r = 0;
-    if (is_path(c->model_path))
+    if (c->chat_template)
+        r = resolve(f, sl_yaml_get(sl_yaml_get(f->root, "model"), "chat_template"),
+                    &c->chat_template);
+    if (r == 0 && is_path(c->model_path))
         r = resolve(f, sl_yaml_get(sl_yaml_get(f->root, "model"), "path"), &c->model_path);
+    for (int i = 0; r == 0 && i < c->n_adapters; i++) r = check_adapter(f, i);
     if (r == 0) r = check_serve(f);
     if (r == 0) r = check_join_key(f);
     for (int i = 0; r == 0 && i < c->n_nodes; i++) r = check_node(f, i);

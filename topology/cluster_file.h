@@ -12,8 +12,8 @@ struct sl_cluster_file {
     const char *name; /* of the file, for messages */
     struct sl_cluster *c;
     const struct sl_yaml *root;
-    /* where entry i of nodes, devices and links stands */
-    const struct sl_yaml **nodes, **devices, **links;
+    /* where entry i of nodes, devices, links and adapters stands */
+    const struct sl_yaml **nodes, **devices, **links, **adapters;
     struct sl_err *err;
 };
 

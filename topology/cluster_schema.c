@@ -79,6 +79,8 @@ static int read_links(struct sl_cluster_file *f, const struct sl_yaml *v,
                       const struct sl_field *field, void *at);
 static int read_between(struct sl_cluster_file *f, const struct sl_yaml *v,
                         const struct sl_field *field, void *at);
+static int read_adapters(struct sl_cluster_file *f, const struct sl_yaml *v,
+                         const struct sl_field *field, void *at);
 
 #define AT(type, member) .offset = offsetof(struct type, member)
 
@@ -119,10 +121,20 @@ static const struct sl_field link_fields[] = {
     {0},
 };
 
+static const struct sl_field adapter_fields[] = {
+    {"name", sl_value_text, AT(sl_adapter_spec, name), .required = 1},
+    {"path", sl_value_text, AT(sl_adapter_spec, path), .required = 1},
+    {0},
+};
+
 static const struct sl_field model_fields[] = {
     {"path", sl_value_text, AT(sl_cluster, model_path), .required = 1},
     {"context", sl_value_int, AT(sl_cluster, context), .min = 1, .max = CONTEXT_MAX},
     {"sequences", sl_value_int, AT(sl_cluster, sequences), .min = 1, .max = SEQUENCES_MAX},
+    {.key = "adapters", .read = read_adapters},
+    {"chat_template", sl_value_text, AT(sl_cluster, chat_template)},
+    {"tool_parser", sl_value_text, AT(sl_cluster, tool_parser)},
+    {"reasoning_parser", sl_value_text, AT(sl_cluster, reasoning_parser)},
     {"kv_format", read_kv_format, AT(sl_cluster, kv_format), .words = kv_formats},
     {"config", sl_value_unsupported,
      .remedy = "a plan without weights is not made yet; give `path:` with a .gguf file"},
@@ -292,6 +304,26 @@ static int read_links(struct sl_cluster_file *f, const struct sl_yaml *v,
         *l = (struct sl_link_spec){.node_a = -1, .node_b = -1, .transport = "auto"};
         r = read_map(f, i, link_fields, l);
         f->links[c->n_links++] = i;
+    }
+    return r;
+}
+
+static int read_adapters(struct sl_cluster_file *f, const struct sl_yaml *v,
+                         const struct sl_field *field, void *at)
+{
+    struct sl_cluster *c = f->c;
+    (void)field;
+    (void)at;
+    if (v->kind == SL_YAML_LIST && !v->n) return 0;
+    int r = want_list(f, v, "adapter");
+    if (r) return r;
+    if (v->n > SL_CLUSTER_ADAPTERS_MAX) return too_many(f, v, SL_CLUSTER_ADAPTERS_MAX, "adapters");
+    c->adapters = sl_arena_alloc(&c->arena, (size_t)v->n * sizeof *c->adapters);
+    f->adapters = sl_arena_alloc(&c->arena, (size_t)v->n * sizeof *f->adapters);
+    if (!c->adapters || !f->adapters) return no_memory(f);
+    for (const struct sl_yaml *i = v->first; r == 0 && i; i = i->next) {
+        r = read_map(f, i, adapter_fields, &c->adapters[c->n_adapters]);
+        f->adapters[c->n_adapters++] = i;
     }
     return r;
 }

@@ -17,6 +17,7 @@ struct settings {
     int64_t n;
     double temp;
     const char *prompt;
+    struct sl_conf_list lora;
 };
 
 static const struct sl_conf_row rows[] = {
@@ -27,6 +28,7 @@ static const struct sl_conf_row rows[] = {
      1000},
     {SL_CONF_FLOAT, "--temp", "T", offsetof(struct settings, temp), "temperature", 0, 0},
     {SL_CONF_STRING, "-p --prompt", "TEXT", offsetof(struct settings, prompt), "the text", 0, 0},
+    {SL_CONF_LIST, "--lora", "NAME=PATH", offsetof(struct settings, lora), "adapters", 0, 0},
 };
 
 struct outcome {
@@ -71,6 +73,10 @@ static void accepts(void **state)
     assert_true(o.r == 0 && o.s.n == 1000 && o.s.chat == 0 && o.n_words == 2);
     assert_string_equal(o.words[0], "-");
     assert_string_equal(o.words[1], "--chat");
+    o = parse("--lora a=b --lora=c");
+    assert_true(o.r == 0 && o.s.lora.n == 2);
+    assert_string_equal(o.s.lora.v[0], "a=b");
+    assert_string_equal(o.s.lora.v[1], "c");
     o = parse("--prompt=");
     assert_int_equal(o.r, 0);
     assert_string_equal(o.s.prompt, "");

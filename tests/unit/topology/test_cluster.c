@@ -199,6 +199,21 @@ static void paths_count_from_the_files_folder(void **state)
     }
 }
 
+static void adapters_have_names_and_paths(void **state)
+{
+    struct sl_cluster c;
+    (void)state;
+    parse("dir/x.yaml",
+          "model:\n  path: smollm2\n  adapters:\n  - {name: sql, path: adapters/sql}\n"
+          "  - {name: fr, path: /a/fr}\nnodes: [{name: a, devices: [{cpu: 0}]}]\n",
+          &c);
+    assert_int_equal(c.n_adapters, 2);
+    assert_string_equal(c.adapters[0].name, "sql");
+    assert_string_equal(c.adapters[0].path, "dir/adapters/sql");
+    assert_string_equal(c.adapters[1].path, "/a/fr");
+    sl_cluster_close(&c);
+}
+
 static void launch_follows_the_host(void **state)
 {
     static const struct {
@@ -299,7 +314,7 @@ static void reference_names_every_key(void **state)
             n_keys++;
         }
     }
-    assert_int_equal(n_keys, 10 + 6 + 2 + 4 + 4 + 9 + 8);
+    assert_int_equal(n_keys, 10 + 10 + 2 + 4 + 4 + 9 + 8);
 }
 
 static void files_that_cannot_be_read(void **state)
@@ -330,6 +345,7 @@ int main(void)
         cmocka_unit_test(reads_the_top_level),
         cmocka_unit_test(reads_nodes_and_devices),
         cmocka_unit_test(paths_count_from_the_files_folder),
+        cmocka_unit_test(adapters_have_names_and_paths),
         cmocka_unit_test(launch_follows_the_host),
         cmocka_unit_test(the_most_devices_fit),
         cmocka_unit_test(examples_are_right),
