@@ -121,7 +121,7 @@ void sl_backend_destroy(struct sl_backend *b)
     sl_scratch_close(&b->attention_scratch);
     sl_scratch_close(&b->moe_scratch);
     sl_scratch_close(&b->head_scratch);
-    sl_rope_table_close(&b->rope);
+    for (int i = 0; i < SL_ROPE_TABLES; i++) sl_rope_table_close(&b->rope[i]);
     free(b);
 }
 

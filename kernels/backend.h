@@ -19,7 +19,8 @@ struct sl_backend {
     struct sl_scratch attention_scratch;
     struct sl_scratch moe_scratch;
     struct sl_scratch head_scratch;
-    struct sl_rope_table rope;
+    struct sl_rope_table rope[SL_ROPE_TABLES];
+    uint64_t rope_uses;
 };
 
 extern const struct sl_backend_ops sl_ref_ops; /* ref/ops.c */

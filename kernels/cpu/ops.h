@@ -59,11 +59,14 @@ struct sl_op_row {
 const struct sl_op_row *const *sl_op_rows(int *n);
 extern const struct sl_op_row sl_op_row_portable, sl_op_row_avx2, sl_op_row_avx512;
 
-/* Sines and cosines of the last batch: the same for every layer, so computed once a step. */
+/* Sines and cosines of a batch and one set of frequencies: the same for many layers, so computed
+ * once a step. */
+#define SL_ROPE_TABLES 2
 struct sl_rope_table {
     struct sl_scratch cs, key; /* key: the positions and frequencies that cs was made of */
     int n, half;
     float scale;
+    uint64_t used; /* when last, in calls */
 };
 void sl_rope_table_close(struct sl_rope_table *t);
 

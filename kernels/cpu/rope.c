@@ -1,8 +1,8 @@
 /* rope.c - rotary positions. (Su et al. 2021)
  *
  * Angles are computed in double precision: at position 100000 a float angle is already wrong in the
- * third digit. The table of one batch is kept, because every layer of a step asks for the same
- * positions and frequencies. */
+ * third digit. Tables are kept, because the layers of a step ask for the same positions and for few
+ * kinds of frequencies, in turns (Gemma 3: one for local, one for global layers). */
 #include <math.h>
 #include <string.h>
 
@@ -33,17 +33,30 @@ static void fill(void *arg, int thread, int n_threads)
 
 #define SINCOS_WORK 32 /* one angle costs about as much as this many elements of other work */
 
-/* The table for these positions: the kept one when nothing changed. */
+static int is_of(const struct sl_rope_table *t, const struct sl_rope *r, const int32_t *pos, int n)
+{
+    size_t pos_bytes = sizeof(*pos) * (size_t)n;
+    const char *key = t->key.ptr;
+    return key && t->n == n && t->half == r->dims / 2 && t->scale == r->scale &&
+           memcmp(key, pos, pos_bytes) == 0 &&
+           memcmp(key + pos_bytes, r->inv_freq, sizeof(float) * (size_t)t->half) == 0;
+}
+
+/* The table for these positions: a kept one, or a new one in the place of the longest unused. */
 static const float *table(struct sl_backend *b, const struct sl_rope *r, const int32_t *pos, int n)
 {
-    struct sl_rope_table *t = &b->rope;
+    struct sl_rope_table *t = &b->rope[0];
     int half = r->dims / 2;
+    b->rope_uses++;
+    for (int i = 0; i < SL_ROPE_TABLES; i++) {
+        if (is_of(&b->rope[i], r, pos, n)) {
+            b->rope[i].used = b->rope_uses;
+            return b->rope[i].cs.ptr;
+        }
+        if (b->rope[i].used < t->used) t = &b->rope[i];
+    }
     size_t pos_bytes = sizeof(*pos) * (size_t)n, freq_bytes = sizeof(float) * (size_t)half;
-    char *key = t->key.ptr;
-    if (t->n == n && t->half == half && t->scale == r->scale && key &&
-        memcmp(key, pos, pos_bytes) == 0 && memcmp(key + pos_bytes, r->inv_freq, freq_bytes) == 0)
-        return t->cs.ptr;
-    key = sl_scratch_get(&t->key, pos_bytes + freq_bytes);
+    char *key = sl_scratch_get(&t->key, pos_bytes + freq_bytes);
     float *cs = sl_scratch_get(&t->cs, 2 * sizeof(float) * (size_t)n * (size_t)half);
     SL_ASSERT(key && cs);
     memcpy(key, pos, pos_bytes);
@@ -51,6 +64,7 @@ static const float *table(struct sl_backend *b, const struct sl_rope *r, const i
     t->n = n;
     t->half = half;
     t->scale = r->scale;
+    t->used = b->rope_uses;
     struct fill_job j = {cs, r, pos, n, half};
     sl_cpu_run(b, (int64_t)n * half * SINCOS_WORK, fill, &j);
     return cs;

@@ -13,7 +13,7 @@
 #include "kernels_lib.h"
 
 static const int row_counts[] = {0, 1, 2, 7, 31, 33, 64, 65, 1000};
-static const int dims[] = {1, 2, 15, 16, 64, 80, 576, 1000};
+static const int dims[] = {1, 2, 15, 16, 64, 80, 128, 256, 576, 1000};
 
 /* Calls fn for each vector row with a backend of 1, 2 and 3 threads beside the reference. */
 static void each_backend(void (*fn)(struct sl_backend *b, struct sl_backend *ref))
@@ -146,6 +146,39 @@ static void rope_table_is_not_stale(void **state)
             pos[0] += 5;
         else
             inv[0] *= 0.5f;
+    }
+    sl_backend_destroy(b);
+    sl_backend_destroy(ref);
+}
+
+/* Two kinds of layers in turns: each keeps its table (the same memory), and the right one. */
+static void rope_tables_alternate(void **state)
+{
+    (void)state;
+    const struct sl_op_row *rows[T_ROWS_MAX];
+    t_rows(rows);
+    struct sl_backend *b = t_backend(rows[0], 1), *ref = t_reference();
+    float local[2] = {1, 0.1f}, global[2] = {0.5f, 0.01f};
+    int32_t pos[3] = {4, 5, 6};
+    for (int layer = 0; layer < 8; layer++) {
+        if (layer == 5) pos[1] = 77;
+        const struct sl_rope how = {4, 1, 1, layer % 3 ? local : global};
+        float x[12], want[12];
+        for (int i = 0; i < 12; i++) x[i] = want[i] = (float)i;
+        const struct sl_rope_part got = {x, 1, 4, 0}, wanted = {want, 1, 4, 0};
+        b->ops->rope(b, &how, &got, 1, pos, 3);
+        ref->ops->rope(ref, &how, &wanted, 1, pos, 3);
+        t_near("rope", x, want, 12, 1e-6f, 1e-6f);
+        if (layer != 2) continue;
+        for (int i = 0; i < 2; i++) /* spoil both: a table that is used again shows it */
+            for (int k = 0; k < 12; k++) ((float *)b->rope[i].cs.ptr)[k] = NAN;
+        for (int i = 0; i < 2; i++) {
+            const struct sl_rope again = {4, 1, 1, i ? local : global};
+            b->ops->rope(b, &again, &got, 1, pos, 3);
+            assert_true(isnan(x[0]));
+            memset(x, 0, sizeof(x));
+        }
+        for (int i = 0; i < 2; i++) sl_rope_table_close(&b->rope[i]);
     }
     sl_backend_destroy(b);
     sl_backend_destroy(ref);
@@ -285,6 +318,7 @@ int main(void)
         cmocka_unit_test(rmsnorm),
         cmocka_unit_test(rope),
         cmocka_unit_test(rope_table_is_not_stale),
+        cmocka_unit_test(rope_tables_alternate),
         cmocka_unit_test(glu),
         cmocka_unit_test(glu_extremes),
         cmocka_unit_test(embed),
