@@ -45,6 +45,24 @@ static int address_ok(const void *address, size_t n)
     return n <= SL_CTL_ADDRESS_MAX && (address || n == 0);
 }
 
+/* The ports of a Hello or a Ports: a new array of *n. */
+static int ports_to(const struct sl_ctl_port *from, size_t n, Sluice__Ctl__Port ***out,
+                    size_t *n_out, struct sl_arena *a)
+{
+    if (n > SL_CTL_PORTS_MAX) return SL_ELIMIT;
+    Sluice__Ctl__Port **to = pointers(a, n, sizeof **to);
+    if (!to) return SL_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        if (!address_ok(from[i].address, from[i].address_len)) return SL_ELIMIT;
+        sluice__ctl__port__init(to[i]);
+        to[i]->transport = text(from[i].transport);
+        to[i]->address = bytes(from[i].address, from[i].address_len);
+    }
+    *out = to;
+    *n_out = n;
+    return 0;
+}
+
 static int hello_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
 {
     const struct sl_ctl_hello *h = &m->hello;
@@ -62,17 +80,7 @@ static int hello_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     p->threads = h->threads;
     p->memory_bytes = h->memory_bytes;
     p->bandwidth = h->bandwidth;
-    if (h->n_ports > SL_CTL_PORTS_MAX) return SL_ELIMIT;
-    p->n_ports = h->n_ports;
-    p->ports = pointers(a, h->n_ports, sizeof(Sluice__Ctl__Port));
-    if (!p->ports) return SL_ENOMEM;
-    for (size_t i = 0; i < h->n_ports; i++) {
-        if (!address_ok(h->ports[i].address, h->ports[i].address_len)) return SL_ELIMIT;
-        sluice__ctl__port__init(p->ports[i]);
-        p->ports[i]->transport = text(h->ports[i].transport);
-        p->ports[i]->address = bytes(h->ports[i].address, h->ports[i].address_len);
-    }
-    return 0;
+    return ports_to(h->ports, h->n_ports, &p->ports, &p->n_ports, a);
 }
 
 static int load_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
@@ -145,6 +153,19 @@ static int wired_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     return 0;
 }
 
+static int reopen_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
+{
+    (void)m, (void)a;
+    sluice__ctl__reopen__init(to->reopen);
+    return 0;
+}
+
+static int ports_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
+{
+    sluice__ctl__ports__init(to->ports);
+    return ports_to(m->ports.ports, m->ports.n_ports, &to->ports->ports, &to->ports->n_ports, a);
+}
+
 static void step_out(const struct sl_ctl_step *s, Sluice__Ctl__Step *p)
 {
     sluice__ctl__step__init(p);
@@ -210,6 +231,23 @@ static int ping_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
 
 /* ---- protobuf struct -> plain struct; strings and bytes stay where protobuf-c put them ------- */
 
+static int ports_from(Sluice__Ctl__Port *const *from, size_t n, const struct sl_ctl_port **out,
+                      size_t *n_out, struct sl_arena *a)
+{
+    if (n > SL_CTL_PORTS_MAX) return SL_ELIMIT;
+    struct sl_ctl_port *to = sl_arena_alloc(a, (n + 1) * sizeof *to);
+    if (!to) return SL_ENOMEM;
+    for (size_t i = 0; i < n; i++) {
+        if (from[i]->address.len > SL_CTL_ADDRESS_MAX) return SL_ELIMIT;
+        to[i].transport = from[i]->transport;
+        to[i].address = from[i]->address.data;
+        to[i].address_len = from[i]->address.len;
+    }
+    *out = to;
+    *n_out = n;
+    return 0;
+}
+
 static int hello_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
 {
     const Sluice__Ctl__Hello *p = from->hello;
@@ -226,18 +264,7 @@ static int hello_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a
     h->threads = p->threads;
     h->memory_bytes = p->memory_bytes;
     h->bandwidth = p->bandwidth;
-    if (p->n_ports > SL_CTL_PORTS_MAX) return SL_ELIMIT;
-    struct sl_ctl_port *ports = sl_arena_alloc(a, (p->n_ports + 1) * sizeof *ports);
-    if (!ports) return SL_ENOMEM;
-    for (size_t i = 0; i < p->n_ports; i++) {
-        if (p->ports[i]->address.len > SL_CTL_ADDRESS_MAX) return SL_ELIMIT;
-        ports[i].transport = p->ports[i]->transport;
-        ports[i].address = p->ports[i]->address.data;
-        ports[i].address_len = p->ports[i]->address.len;
-    }
-    h->n_ports = p->n_ports;
-    h->ports = ports;
-    return 0;
+    return ports_from(p->ports, p->n_ports, &h->ports, &h->n_ports, a);
 }
 
 static int load_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
@@ -300,6 +327,12 @@ static int wired_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a
     (void)a;
     m->wired.epoch = from->wired->epoch;
     return 0;
+}
+
+static int ports_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
+{
+    return ports_from(from->ports->ports, from->ports->n_ports, &m->ports.ports, &m->ports.n_ports,
+                      a);
 }
 
 static int report_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
@@ -378,6 +411,10 @@ static const struct kind {
     {SL_CTL_DRAIN, SLUICE__CTL__MESSAGE__BODY_DRAIN, sizeof(Sluice__Ctl__Drain), drain_out,
      nothing_in},
     {SL_CTL_PING, SLUICE__CTL__MESSAGE__BODY_PING, sizeof(Sluice__Ctl__Ping), ping_out, nothing_in},
+    {SL_CTL_REOPEN, SLUICE__CTL__MESSAGE__BODY_REOPEN, sizeof(Sluice__Ctl__Reopen), reopen_out,
+     nothing_in},
+    {SL_CTL_PORTS, SLUICE__CTL__MESSAGE__BODY_PORTS, sizeof(Sluice__Ctl__Ports), ports_out,
+     ports_in},
 };
 
 /* ---- framing --------------------------------------------------------------------------------- */

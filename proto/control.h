@@ -14,13 +14,13 @@
 extern "C" {
 #endif
 
-#define SL_CTL_VERSION 1
+#define SL_CTL_VERSION 2
 #define SL_CTL_MESSAGE_MAX (1u << 20) /* bytes of one packed message */
 #define SL_CTL_REPORT_MS 200          /* heartbeat */
 #define SL_CTL_DEAD_MS 3000           /* silence after which a peer is dead */
 #define SL_CTL_STEPS_MAX 512          /* Step records in one Report */
 #define SL_CTL_ADDRESS_MAX 4096       /* bytes of one port's address */
-#define SL_CTL_PORTS_MAX 16           /* ports in one Hello */
+#define SL_CTL_PORTS_MAX 16           /* ports in one Hello or Ports */
 #define SL_CTL_PEERS_MAX 256          /* peers in one Wire, links in one Report */
 #define SL_CTL_COORD 255              /* Peer.stage of the coordinator */
 
@@ -34,7 +34,9 @@ enum sl_ctl_kind {
     SL_CTL_REPORT,
     SL_CTL_FAIL,
     SL_CTL_DRAIN,
-    SL_CTL_PING
+    SL_CTL_PING,
+    SL_CTL_REOPEN,
+    SL_CTL_PORTS
 };
 
 struct sl_ctl_port {
@@ -79,6 +81,10 @@ struct sl_ctl_wire {
 struct sl_ctl_wired {
     uint32_t epoch;
 };
+struct sl_ctl_ports {
+    size_t n_ports;
+    const struct sl_ctl_port *ports;
+};
 struct sl_ctl_step {
     uint64_t slot, recv_ns, start_ns, end_ns;
     uint32_t rows, epoch;
@@ -110,6 +116,7 @@ struct sl_ctl {
         struct sl_ctl_ready ready;
         struct sl_ctl_wire wire;
         struct sl_ctl_wired wired;
+        struct sl_ctl_ports ports;
         struct sl_ctl_report report;
         struct sl_ctl_fail fail;
     };

@@ -32,6 +32,8 @@ static const struct sl_ctl messages[] = {
     {.kind = SL_CTL_FAIL, .fail = {SL_ENOMEM, "no memory"}},
     {.kind = SL_CTL_DRAIN},
     {.kind = SL_CTL_PING},
+    {.kind = SL_CTL_REOPEN},
+    {.kind = SL_CTL_PORTS, .ports = {2, ports}},
 };
 #define N_MESSAGES SL_ARRAY_LEN(messages)
 
@@ -118,6 +120,14 @@ static void test_fields(void **state)
     assert_memory_equal(&m.report.recent[1], &steps[1], sizeof steps[1]);
     assert_true(m.report.links[0].stage == 3 && m.report.links[0].frames == 4 &&
                 m.report.links[0].bytes == 5 && m.report.links[0].busy_ns == 6);
+    sl_ctl_free(&m);
+    sl_buf_clear(&b);
+    assert_int_equal(sl_ctl_pack(&messages[11], &b), 0);
+    assert_int_equal(sl_ctl_unpack(b.data, b.len, &m, &used, NULL), 0);
+    assert_int_equal(m.ports.n_ports, 2);
+    assert_string_equal(m.ports.ports[1].transport, "ucx-tcp");
+    assert_int_equal(m.ports.ports[1].address_len, 3);
+    assert_memory_equal(m.ports.ports[1].address, "abc", 3);
     sl_ctl_free(&m);
     sl_buf_close(&b);
 }
@@ -214,6 +224,15 @@ static void test_limits(void **state)
     m.report.n_recent = SL_CTL_STEPS_MAX;
     assert_int_equal(sl_ctl_pack(&m, &b), 0);
     free(many);
+    struct sl_ctl_port ports_many[SL_CTL_PORTS_MAX + 1] = {{"local", "x", 1}};
+    for (int i = 1; i <= SL_CTL_PORTS_MAX; i++) ports_many[i] = ports_many[0];
+    sl_buf_clear(&b);
+    m = (struct sl_ctl){.kind = SL_CTL_PORTS, .ports = {SL_CTL_PORTS_MAX + 1, ports_many}};
+    assert_int_equal(sl_ctl_pack(&m, &b), SL_ELIMIT);
+    m.ports.n_ports = SL_CTL_PORTS_MAX;
+    assert_int_equal(sl_ctl_pack(&m, &b), 0);
+    ports_many[0].address_len = SL_CTL_ADDRESS_MAX + 1;
+    assert_int_equal(sl_ctl_pack(&m, &b), SL_ELIMIT);
     char *text = malloc((2 << 20) + 1);
     memset(text, 'x', 2 << 20);
     text[2 << 20] = 0;
