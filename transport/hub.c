@@ -19,6 +19,7 @@ struct peer {
 };
 
 struct sl_hub {
+    struct uv_loop_s *loop;
     int n_ports;
     struct sl_port *ports[SL_HUB_PORTS_MAX];
     struct sl_buf addresses[SL_HUB_PORTS_MAX];
@@ -28,7 +29,8 @@ struct sl_hub {
     sl_port_frame_fn on_frame;
     sl_hub_down_fn on_down;
     void *arg;
-    int closing, open_ports;
+    int closing;
+    int unclosed; /* ports told to close that have not ended yet */
     void (*done)(void *arg);
     void *done_arg;
 };
@@ -48,76 +50,134 @@ static void on_port_error(void *arg, const struct sl_err *err)
     sl_log(SL_LOG_WARN, "link", "dropped a bad frame: %s", err->msg);
 }
 
-static int open_port(struct sl_hub *h, struct uv_loop_s *loop, const char *name, struct sl_err *err)
-{
-    int i = h->n_ports;
-    int r = sl_port_open(loop, name, on_frame, on_port_error, h, &h->ports[i], err);
-    if (r) return r;
-    sl_buf_init(&h->addresses[i], SL_PORT_ADDRESS_MAX);
-    r = sl_port_address(h->ports[i], &h->addresses[i]);
-    if (r) {
-        sl_port_close(h->ports[i], NULL, NULL);
-        sl_buf_close(&h->addresses[i]);
-        return sl_err_set(err, r, "transport %s has no address", name);
-    }
-    h->n_ports++;
-    h->described[i] = (struct sl_ctl_port){.transport = sl_port_transport(h->ports[i]),
-                                           .address = h->addresses[i].data,
-                                           .address_len = h->addresses[i].len};
-    size_t n = strlen(h->names);
-    snprintf(h->names + n, sizeof h->names - n, "%s%s", n ? " " : "", name);
-    return 0;
-}
+/* ---- ports ----------------------------------------------------------------------------------- */
 
-static void release(void *arg)
+static void maybe_done(struct sl_hub *h)
 {
-    struct sl_hub *h = arg;
-    if (--h->open_ports > 0) return;
-    for (int i = 0; i < h->n_ports; i++) sl_buf_close(&h->addresses[i]);
+    if (!h->closing || h->unclosed > 0) return;
     void (*done)(void *) = h->done;
     void *done_arg = h->done_arg;
     free(h);
     if (done) done(done_arg);
 }
 
+static void on_port_closed(void *arg)
+{
+    struct sl_hub *h = arg;
+    h->unclosed--;
+    maybe_done(h);
+}
+
+static void close_port(struct sl_hub *h, int i)
+{
+    h->unclosed++;
+    sl_port_close(h->ports[i], on_port_closed, h);
+    sl_buf_close(&h->addresses[i]);
+}
+
+/* Opens a port in place `i`, which is empty. */
+static int open_port(struct sl_hub *h, int i, const char *name, struct sl_err *err)
+{
+    int r = sl_port_open(h->loop, name, on_frame, on_port_error, h, &h->ports[i], err);
+    if (r) return r;
+    sl_buf_init(&h->addresses[i], SL_PORT_ADDRESS_MAX);
+    r = sl_port_address(h->ports[i], &h->addresses[i]);
+    if (r == 0) return 0;
+    close_port(h, i);
+    return sl_err_set(err, r, "transport %s has no address", name);
+}
+
+/* The lists that others see follow from the ports. */
+static void describe(struct sl_hub *h)
+{
+    h->names[0] = 0;
+    for (int i = 0; i < h->n_ports; i++) {
+        const char *name = sl_port_transport(h->ports[i]);
+        h->described[i] = (struct sl_ctl_port){
+            .transport = name, .address = h->addresses[i].data, .address_len = h->addresses[i].len};
+        size_t n = strlen(h->names);
+        snprintf(h->names + n, sizeof h->names - n, "%s%s", n ? " " : "", name);
+    }
+}
+
+/* A hub without ports; NULL when memory is out. */
+static struct sl_hub *create(struct uv_loop_s *loop, sl_port_frame_fn frame_fn,
+                             sl_hub_down_fn down_fn, void *arg)
+{
+    struct sl_hub *h = calloc(1, sizeof *h);
+    if (!h) return NULL;
+    h->loop = loop;
+    h->on_frame = frame_fn;
+    h->on_down = down_fn;
+    h->arg = arg;
+    for (int i = 0; i < HUB_PEERS; i++) h->peers[i] = (struct peer){.hub = h, .number = i};
+    return h;
+}
+
 int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn frame_fn,
                 sl_hub_down_fn down_fn, void *arg, struct sl_hub **out, struct sl_err *err)
 {
-    struct sl_hub *h = calloc(1, sizeof *h);
+    struct sl_hub *h = create(loop, frame_fn, down_fn, arg);
     char *list = strdup(transports ? transports : sl_transport_list()), *save = NULL;
     if (!h || !list) {
         free(h);
         free(list);
         return sl_err_set(err, SL_ENOMEM, "no memory for the data ports");
     }
-    h->on_frame = frame_fn;
-    h->on_down = down_fn;
-    h->arg = arg;
-    for (int i = 0; i < HUB_PEERS; i++) h->peers[i] = (struct peer){.hub = h, .number = i};
     struct sl_err last = {0};
     for (char *t = strtok_r(list, " ,", &save); t && h->n_ports < SL_HUB_PORTS_MAX;
-         t = strtok_r(NULL, " ,", &save))
-        if (open_port(h, loop, t, &last))
+         t = strtok_r(NULL, " ,", &save)) {
+        if (open_port(h, h->n_ports, t, &last) == 0)
+            h->n_ports++;
+        else
             sl_log(SL_LOG_WARN, "link", "no %s here: %s", t, last.msg);
+    }
     free(list);
     if (h->n_ports == 0) {
-        free(h);
+        h->closing = 1;
+        maybe_done(h);
         return sl_err_set(err, last.code ? last.code : SL_EINPUT, "no data transport works: %s",
                           last.msg);
     }
+    describe(h);
     *out = h;
     return 0;
+}
+
+int sl_hub_reopen(struct sl_hub *h, struct sl_err *err)
+{
+    SL_ASSERT(!h->closing);
+    struct sl_err last = {0};
+    int kept = 0;
+    sl_hub_disconnect_all(h);
+    for (int i = 0; i < h->n_ports; i++) {
+        const char *name = sl_port_transport(h->ports[i]);
+        if (sl_port_is_fragile(h->ports[i])) {
+            close_port(h, i);
+            if (open_port(h, i, name, &last)) {
+                sl_log(SL_LOG_WARN, "link", "%s does not work here any more: %s", name, last.msg);
+                continue;
+            }
+        }
+        h->ports[kept] = h->ports[i];
+        h->addresses[kept] = h->addresses[i];
+        kept++;
+    }
+    h->n_ports = kept;
+    describe(h);
+    return kept ? 0 : sl_err_set(err, last.code, "no data transport works any more: %s", last.msg);
 }
 
 void sl_hub_close(struct sl_hub *h, void (*done)(void *arg), void *arg)
 {
     SL_ASSERT(!h->closing);
-    h->closing = 1;
+    sl_hub_disconnect_all(h);
     h->done = done;
     h->done_arg = arg;
-    h->open_ports = h->n_ports;
-    sl_hub_disconnect_all(h);
-    for (int i = 0; i < h->n_ports; i++) sl_port_close(h->ports[i], release, h);
+    h->unclosed++; /* ours: no port's end is the last before all have been told */
+    h->closing = 1;
+    for (int i = 0; i < h->n_ports; i++) close_port(h, i);
+    on_port_closed(h);
 }
 
 int sl_hub_ports(const struct sl_hub *h, const struct sl_ctl_port **out)

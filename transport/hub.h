@@ -26,7 +26,14 @@ int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn
 /* Asynchronous; then done(arg). No other callback comes after the call. */
 void sl_hub_close(struct sl_hub *h, void (*done)(void *arg), void *arg);
 
-/* The addresses of the open ports: what Hello carries. They live as long as the hub. */
+/* After the death of a peer: drops all links, and puts a fresh port with another address in the
+ * place of each one that the dead may have blocked (link.h:sl_port_is_fragile); frames still on
+ * their way to the old one are lost. One that cannot be opened again is left out with a warning.
+ * May be called from the hub's callbacks. 0, or the last error when no port is left. */
+int sl_hub_reopen(struct sl_hub *h, struct sl_err *err);
+
+/* The addresses of the open ports: what Hello and Ports carry. They live until the next
+ * sl_hub_reopen. */
 int sl_hub_ports(const struct sl_hub *h, const struct sl_ctl_port **out);
 /* "local ucx-shm": the open ports' names, for sl_transport_choose. */
 const char *sl_hub_transports(const struct sl_hub *h);

@@ -86,6 +86,11 @@ const char *sl_port_transport(const struct sl_port *p)
     return p->transport->name;
 }
 
+int sl_port_is_fragile(const struct sl_port *p)
+{
+    return p->transport->fragile;
+}
+
 int sl_port_address(const struct sl_port *p, struct sl_buf *out)
 {
     return p->transport->address(p, out);

@@ -47,6 +47,10 @@ int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn
  * SL_PORT_LINGER_MS to leave. */
 void sl_port_close(struct sl_port *p, void (*done)(void *arg), void *arg);
 const char *sl_port_transport(const struct sl_port *p);
+/* 1: a peer killed in the middle of a write may have blocked this port for good, unnoticed
+ * (ucx-shm). After a death close it, open another and tell the living its address; closing works
+ * however it is blocked. */
+int sl_port_is_fragile(const struct sl_port *p);
 /* Appends opaque bytes for the peer's sl_link_open, at most SL_PORT_ADDRESS_MAX. 0, SL_ELIMIT or
  * SL_ENOMEM. */
 int sl_port_address(const struct sl_port *p, struct sl_buf *out);

@@ -13,6 +13,7 @@
 struct sl_transport {
     const char *name;
     int same_process, same_host; /* works only when both ends share this */
+    int fragile;                 /* see sl_port_is_fragile */
     int (*port_open)(struct uv_loop_s *loop, struct sl_port **out, struct sl_err *err);
     void (*port_close)(struct sl_port *p); /* links are closed already; ends with sl_port_finish */
     int (*address)(const struct sl_port *p, struct sl_buf *out);

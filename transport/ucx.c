@@ -9,7 +9,14 @@
  *
  * Closing. Frames inside UCX get SL_PORT_LINGER_MS; then endpoints that can be cut are cut and the
  * worker is destroyed. Only after that are frames freed that UCX never gave back: until then it may
- * read or write them. */
+ * read or write them.
+ *
+ * Deaths over shared memory. All who send to a port put their messages into one queue in its
+ * memory: they take a place there by counting, then fill it. A process killed between the two
+ * leaves a place that is never filled, and the receiver waits at it for ever; what others put
+ * behind it is not seen any more. UCX 1.13 neither notices nor has a call to mend that. So the port
+ * is fragile: after a death its owner throws it away, queue and all, and opens another
+ * (hub.h:sl_hub_reopen). */
 #include "transport/ucx.h"
 
 #include <pthread.h>
@@ -283,7 +290,7 @@ static int tcp_port_open(struct uv_loop_s *loop, struct sl_port **out, struct sl
     .link_stats = sl_ucx_link_stats
 
 const struct sl_transport sl_transport_ucx_shm = {
-    .name = "ucx-shm", .same_host = 1, .port_open = shm_port_open, UCX_OPS};
+    .name = "ucx-shm", .same_host = 1, .fragile = 1, .port_open = shm_port_open, UCX_OPS};
 const struct sl_transport sl_transport_ucx_tcp = {
     .name = "ucx-tcp", .port_open = tcp_port_open, UCX_OPS};
 

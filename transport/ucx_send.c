@@ -11,7 +11,7 @@
  * endpoint (FORCE);
  * - the peer dies, ucx-shm: UCX never notices. The queue fills (SL_EBUSY); once closed, the link
  * stays parked with at most UCX_WINDOW frames until its port closes, for UCX cannot be told to
- * forget them. */
+ * forget them. The port is closed soon, as it may be blocked itself (ucx.c). */
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>

@@ -101,18 +101,51 @@ static void on_watchdog(uv_timer_t *t)
     abort();
 }
 
-void rig_open(struct rig *r, const char *transport)
+/* Segments of shared memory in this process. */
+static int shared_segments(void)
+{
+    char line[512];
+    int n = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    SL_ASSERT(maps);
+    while (fgets(line, sizeof line, maps)) n += strstr(line, "SYSV") || strstr(line, "ucx_shm");
+    fclose(maps);
+    return n;
+}
+
+static void open_port(struct rig *r)
 {
     struct sl_err err = {0};
-    memset(r, 0, sizeof *r);
-    r->last = &r->first;
-    SL_ASSERT(uv_loop_init(&r->loop) == 0);
-    SL_ASSERT(uv_timer_init(&r->loop, &r->watchdog) == 0);
-    uv_timer_start(&r->watchdog, on_watchdog, RIG_PATIENCE_MS, 0);
-    if (sl_port_open(&r->loop, transport, on_frame, on_error, r, &r->port, &err)) {
+    if (sl_port_open(&r->loop, r->transport, on_frame, on_error, r, &r->port, &err)) {
         fprintf(stderr, "%s\n", err.msg);
         abort();
     }
+    r->opened++;
+}
+
+static void on_closed(void *arg)
+{
+    ((struct rig *)arg)->closed++;
+}
+
+void rig_open(struct rig *r, const char *transport)
+{
+    memset(r, 0, sizeof *r);
+    r->last = &r->first;
+    r->transport = transport;
+    SL_ASSERT(uv_loop_init(&r->loop) == 0);
+    SL_ASSERT(uv_timer_init(&r->loop, &r->watchdog) == 0);
+    uv_timer_start(&r->watchdog, on_watchdog, RIG_PATIENCE_MS, 0);
+    SL_ASSERT(shared_segments() == 0);
+    open_port(r);
+    SL_ASSERT((shared_segments() > 0) == (strcmp(transport, "ucx-shm") == 0));
+}
+
+void rig_reopen(struct rig *r)
+{
+    if (!sl_port_is_fragile(r->port)) return;
+    sl_port_close(r->port, on_closed, r);
+    open_port(r);
 }
 
 void rig_address(struct rig *r, struct sl_buf *out)
@@ -132,22 +165,18 @@ struct sl_link *rig_link(struct rig *r, const struct sl_buf *address)
     return l;
 }
 
-static void on_closed(void *arg)
-{
-    ((struct rig *)arg)->closed = 1;
-}
-
 void rig_close(struct rig *r)
 {
     for (struct sl_frame *f; (f = rig_take(r));) sl_frame_free(f);
     int received = r->received;
     sl_port_close(r->port, on_closed, r);
-    rig_wait(r, &r->closed, 1);
+    rig_wait(r, &r->closed, r->opened);
     SL_ASSERT(received == r->received); /* no callback after closing */
     uv_close((uv_handle_t *)&r->watchdog, NULL);
     uv_run(&r->loop, UV_RUN_DEFAULT);
     SL_ASSERT(uv_loop_close(&r->loop) == 0); /* no handle is left */
     sl_frame_pool_trim();
+    SL_ASSERT(shared_segments() == 0);
 }
 
 void rig_run_until(struct rig *r, int (*done)(void *arg), void *arg)
@@ -230,7 +259,8 @@ static void receive_address(int fd, struct sl_buf *a)
     SL_ASSERT(sl_buf_add(a, bytes, n) == 0);
 }
 
-void child_start(struct child *c, struct rig *r, const char *transport, const char *mode)
+void child_start_for(struct child *c, const struct sl_buf *mine, const char *transport,
+                     const char *mode)
 {
     int to[2], from[2];
     SL_ASSERT(pipe2(to, O_CLOEXEC) == 0 && pipe2(from, O_CLOEXEC) == 0);
@@ -242,18 +272,23 @@ void child_start(struct child *c, struct rig *r, const char *transport, const ch
         if (dup2(in, 3) < 0 || dup2(out, 4) < 0) _exit(99);
         close(in);
         close(out);
-        execl("/proc/self/exe", "test_link", "--child", transport, mode, (char *)NULL);
+        execl("/proc/self/exe", "child", "--child", transport, mode, (char *)NULL);
         _exit(98);
     }
     close(to[0]);
     close(from[1]);
     c->to = to[1];
     c->from = from[0];
+    send_address(c->to, mine);
+    receive_address(c->from, &c->address);
+}
+
+void child_start(struct child *c, struct rig *r, const char *transport, const char *mode)
+{
     struct sl_buf mine;
     rig_address(r, &mine);
-    send_address(c->to, &mine);
+    child_start_for(c, &mine, transport, mode);
     sl_buf_close(&mine);
-    receive_address(c->from, &c->address);
 }
 
 static int reap(struct child *c)

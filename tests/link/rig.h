@@ -14,9 +14,11 @@
 struct rig {
     uv_loop_t loop;
     uv_timer_t watchdog;
+    const char *transport;
     struct sl_port *port;
     struct sl_frame *first, **last; /* received */
-    int received, errors, downs, closed;
+    int received, errors, downs;
+    int opened, closed;                                  /* ports */
     struct sl_err error, down;                           /* the last ones */
     void (*on_frame)(struct rig *r, struct sl_frame *f); /* instead of keeping it */
     void *user;
@@ -25,7 +27,10 @@ struct rig {
 void rig_open(struct rig *r, const char *transport);
 void rig_address(struct rig *r, struct sl_buf *out);
 struct sl_link *rig_link(struct rig *r, const struct sl_buf *address); /* downs are counted */
-void rig_close(struct rig *r); /* runs until everything has ended */
+/* After a death, what sl_hub_reopen does for a port: another one takes the place of one that may be
+ * blocked, and the old one closes meanwhile. Its links are closed. */
+void rig_reopen(struct rig *r);
+void rig_close(struct rig *r); /* runs until everything has ended; no shared memory may be left */
 void rig_run_until(struct rig *r, int (*done)(void *arg), void *arg);
 void rig_wait(struct rig *r, const int *value, int at_least);
 void rig_spin(struct rig *r, int ms); /* lets the loop run */
@@ -43,6 +48,9 @@ struct child {
     struct sl_buf address; /* of its port */
 };
 void child_start(struct child *c, struct rig *r, const char *transport, const char *mode);
+/* The same for a port that is not a rig's. */
+void child_start_for(struct child *c, const struct sl_buf *mine, const char *transport,
+                     const char *mode);
 void child_kill(struct child *c); /* kill -9 and wait */
 int child_end(struct child *c);   /* asks it to end; its exit status */
 
