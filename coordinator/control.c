@@ -54,6 +54,7 @@ void sl_control_down(struct sl_service *s, int device, const char *why)
     }
     sl_peer_forget(p);
     keep_counts(p);
+    if (p->plan_stage >= 0) sl_wiring_break(s);
     sl_log(SL_LOG_WARN, "coord", "stage %s is down: %s", s->names[device], p->last_error);
     struct sl_event ev = {.kind = SL_EV_DOWN, .device = device};
     ev.down.message = p->last_error;
@@ -164,6 +165,9 @@ void sl_control_message(struct stage_peer *p, const struct sl_ctl *m)
         ev.kind = SL_EV_WIRED;
         ev.wired.epoch = m->wired.epoch;
         sl_service_event(s, &ev);
+        break;
+    case SL_CTL_PORTS:
+        sl_wiring_ports(p, &m->ports);
         break;
     case SL_CTL_REPORT:
         on_report(p, &m->report);

@@ -17,8 +17,7 @@
 #define SL_MAX_ROWS 512    /* rows of a micro-batch */
 #define SL_TICK_MS 50      /* the coordinator's clock event */
 #define SL_HELLO_MS 5000   /* an accepted connection must say Hello within this time */
-#define SL_JOIN_MS 60000   /* a process we started must have joined within this time, ssh included \
-                            */
+#define SL_JOIN_MS 60000   /* and a process we started must have joined, ssh included */
 #define SL_PENDING_MAX 64  /* accepted connections that have not said Hello yet */
 #define SL_MOVED_NS                                                                                \
     10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch  \
@@ -44,8 +43,10 @@ struct stage_peer {
     uint64_t heard_ns, launched_ns;
     /* facts of Hello; strings are owned */
     char *host_id, *process_id, *cpu, *backend, *transports;
-    struct sl_ctl_port ports[SL_HUB_PORTS_MAX];
+    struct sl_ctl_port ports[SL_HUB_PORTS_MAX]; /* owned, as its Hello or its last Ports said */
     int n_ports;
+    int used;      /* these ports have been part of an epoch */
+    int reopening; /* told to open others, has not said their addresses */
     int pid;
     uint32_t threads;
     /* facts of Ready and Report */
@@ -102,6 +103,8 @@ struct sl_service {
     unsigned char restartable[SL_DEVICES_MAX];
 
     struct sl_hub *hub;
+    int used;        /* our ports have been part of an epoch */
+    uint32_t wiring; /* epoch to wire once all ports are fresh; 0: none */
     uv_tcp_t listener;
     int listening;
     char control[300]; /* "host:port" children join */
@@ -160,5 +163,10 @@ void sl_peer_forget(struct stage_peer *p); /* what its Hello said */
 
 /* wiring.c: links between the stages and us. */
 void sl_control_wire(struct sl_service *s, uint32_t epoch);
+void sl_wiring_break(struct sl_service *s); /* a stage that was wired, or was about to be, died */
+void sl_wiring_ports(struct stage_peer *p, const struct sl_ctl_ports *m); /* a stage's Ports */
+/* Copies them in the place of those it had. 0, SL_EINPUT (none) or SL_ENOMEM. */
+int sl_peer_take_ports(struct stage_peer *p, const struct sl_ctl_port *ports, size_t n);
+void sl_peer_drop_ports(struct stage_peer *p);
 
 #endif

@@ -22,16 +22,12 @@
 
 void sl_peer_forget(struct stage_peer *p)
 {
-    char **strings[] = {&p->host_id, &p->process_id, &p->cpu, &p->backend, &p->transports};
+    char **strings[] = {&p->host_id, &p->process_id, &p->cpu, &p->backend};
     for (size_t i = 0; i < SL_ARRAY_LEN(strings); i++) {
         free(*strings[i]);
         *strings[i] = NULL;
     }
-    for (int i = 0; i < p->n_ports; i++) {
-        free((void *)(uintptr_t)p->ports[i].address);
-        free((void *)(uintptr_t)p->ports[i].transport);
-    }
-    p->n_ports = 0;
+    sl_peer_drop_ports(p);
 }
 
 /* ---- joining --------------------------------------------------------------------------------- */
@@ -71,24 +67,8 @@ static int keep_facts(struct stage_peer *p, const struct sl_ctl_hello *h)
     p->backend = strdup(h->backend);
     p->pid = (int)h->pid;
     p->threads = h->threads;
-    struct sl_buf names;
-    sl_buf_init(&names, 256);
-    for (size_t i = 0; i < h->n_ports && p->n_ports < SL_HUB_PORTS_MAX; i++) {
-        const struct sl_ctl_port *from = &h->ports[i];
-        void *address = malloc(from->address_len ? from->address_len : 1);
-        char *transport = strdup(from->transport);
-        if (!address || !transport) {
-            free(address);
-            free(transport);
-            break;
-        }
-        memcpy(address, from->address, from->address_len);
-        p->ports[p->n_ports++] = (struct sl_ctl_port){transport, address, from->address_len};
-        sl_buf_printf(&names, "%s%s", names.len ? " " : "", transport);
-    }
-    p->transports = strdup(sl_buf_str(&names));
-    sl_buf_close(&names);
-    return p->host_id && p->process_id && p->cpu && p->backend && p->transports && p->n_ports;
+    return p->host_id && p->process_id && p->cpu && p->backend &&
+           sl_peer_take_ports(p, h->ports, h->n_ports) == 0;
 }
 
 /* The device a Hello stands for: by name, or, without one, the first external device that nobody

@@ -1,7 +1,73 @@
-/* wiring.c - who sends frames to whom, and over which transport. */
+/* wiring.c - who sends frames to whom, over which transport, and to which of their ports.
+ *
+ * A process that dies may leave a port it was writing to blocked for good (link.h:
+ * sl_port_is_fragile). So ports serve until the first death and no longer: when a stage of the
+ * pipeline dies, we and all others that were wired open fresh ones, and the next epoch is wired
+ * when every stage has said where its own are. What a dead process has touched is never used again.
+ */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "coordinator/internal.h"
+
+/* ---- ports ----------------------------------------------------------------------------------- */
+
+void sl_peer_drop_ports(struct stage_peer *p)
+{
+    for (int i = 0; i < p->n_ports; i++) {
+        free((void *)(uintptr_t)p->ports[i].address);
+        free((void *)(uintptr_t)p->ports[i].transport);
+    }
+    free(p->transports);
+    p->transports = NULL;
+    p->n_ports = p->used = p->reopening = 0;
+}
+
+int sl_peer_take_ports(struct stage_peer *p, const struct sl_ctl_port *ports, size_t n)
+{
+    struct sl_buf names;
+    sl_peer_drop_ports(p);
+    sl_buf_init(&names, 256);
+    for (size_t i = 0; i < n && p->n_ports < SL_HUB_PORTS_MAX; i++) {
+        void *address = malloc(ports[i].address_len ? ports[i].address_len : 1);
+        char *transport = strdup(ports[i].transport);
+        if (!address || !transport) {
+            free(address);
+            free(transport);
+            break;
+        }
+        memcpy(address, ports[i].address, ports[i].address_len);
+        p->ports[p->n_ports++] = (struct sl_ctl_port){transport, address, ports[i].address_len};
+        sl_buf_printf(&names, "%s%s", names.len ? " " : "", transport);
+    }
+    p->transports = strdup(sl_buf_str(&names));
+    sl_buf_close(&names);
+    if (!p->transports) return SL_ENOMEM;
+    return p->n_ports ? 0 : SL_EINPUT;
+}
+
+/* Fresh ports in the place of all that have been part of an epoch. */
+static void reopen(struct sl_service *s)
+{
+    struct sl_err err = {0};
+    if (s->stopping == 2) return; /* all of it is being closed */
+    if (s->used && sl_hub_reopen(s->hub, &err)) {
+        sl_service_give_up(s, &err);
+        return;
+    }
+    s->used = 0;
+    for (int i = 0; i < s->cluster->n_devices; i++) {
+        struct stage_peer *p = &s->peers[i];
+        struct sl_ctl m = {.kind = SL_CTL_REOPEN};
+        if (!p->ctl || !p->used) continue;
+        sl_peer_drop_ports(p);
+        p->reopening = 1;
+        sl_ctl_conn_send(p->ctl, &m);
+    }
+}
+
+/* ---- transports ------------------------------------------------------------------------------ */
 
 /* Names that could not be found out are equal to none. */
 static int is_same(const char *a, const char *b)
@@ -51,6 +117,8 @@ static const struct sl_ctl_port *port_of(const struct sl_ctl_port *ports, int n,
     return NULL;
 }
 
+/* ---- an epoch -------------------------------------------------------------------------------- */
+
 /* Tells device `d` (a stage) where its frames go next: to stage `next`, or to us. */
 static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, struct sl_err *err)
 {
@@ -73,13 +141,10 @@ static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, struc
     return 0;
 }
 
-void sl_control_wire(struct sl_service *s, uint32_t epoch)
+static void wire_all(struct sl_service *s, uint32_t epoch)
 {
     const struct sl_plan *plan = sl_coord_plan(s->coord);
     struct sl_err err = {0};
-    for (int i = 0; i < plan->n_stages; i++)
-        if (!s->peers[plan->stages[i].device].ctl)
-            return; /* died in this very step: its DOWN is on the way */
     sl_hub_disconnect_all(s->hub);
     memset(s->route, SL_ROUTE_COORD, sizeof s->route);
     s->n_route = plan->n_stages;
@@ -87,7 +152,9 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
     for (int i = 0; i < plan->n_stages; i++) {
         s->route[i] = (uint8_t)i;
         s->peers[plan->stages[i].device].plan_stage = i;
+        s->peers[plan->stages[i].device].used = 1;
     }
+    s->used = 1; /* senders' too: receivers write back that they have read */
     for (int i = 0; r == 0 && i < plan->n_stages; i++)
         r = wire_one(s, epoch, plan->stages[i].device,
                      i + 1 < plan->n_stages ? plan->stages[i + 1].device : -1, &err);
@@ -103,4 +170,46 @@ void sl_control_wire(struct sl_service *s, uint32_t epoch)
     if (sl_hub_connect(s->hub, 0, port->transport, port->address, port->address_len, &err))
         sl_control_down(
             s, first, err.msg); /* it died just now; its own end comes too late to be told apart */
+}
+
+/* Wires the epoch that is due once every stage's ports are known. */
+static void wire_when_ready(struct sl_service *s)
+{
+    const struct sl_plan *plan = sl_coord_plan(s->coord);
+    if (!s->wiring || s->failed) return;
+    for (int i = 0; i < plan->n_stages; i++) {
+        const struct stage_peer *p = &s->peers[plan->stages[i].device];
+        if (!p->ctl || p->reopening) return;
+    }
+    uint32_t epoch = s->wiring;
+    s->wiring = 0;
+    wire_all(s, epoch);
+}
+
+void sl_control_wire(struct sl_service *s, uint32_t epoch)
+{
+    const struct sl_plan *plan = sl_coord_plan(s->coord);
+    for (int i = 0; i < plan->n_stages; i++)
+        if (!s->peers[plan->stages[i].device].ctl)
+            return; /* died in this very step: its DOWN is on the way */
+    s->wiring = epoch;
+    reopen(s);
+    wire_when_ready(s);
+}
+
+void sl_wiring_break(struct sl_service *s)
+{
+    s->wiring = 0; /* the brain begins another epoch when the dead is back */
+    reopen(s);
+}
+
+void sl_wiring_ports(struct stage_peer *p, const struct sl_ctl_ports *m)
+{
+    struct sl_service *s = p->svc;
+    if (!p->reopening) return;
+    if (sl_peer_take_ports(p, m->ports, m->n_ports)) {
+        sl_control_down(s, p->device, "it has no usable port any more");
+        return;
+    }
+    wire_when_ready(s);
 }

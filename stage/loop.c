@@ -5,7 +5,8 @@
  * every SL_CTL_REPORT_MS is the heartbeat. Failures: the coordinator is gone or silent
  * (SL_CTL_DEAD_MS without a message): the stage ends; a load or a step fails: Fail is sent, then
  * the stage ends, for its state can no longer be trusted; a link dies: the frame is lost, the
- * coordinator notices the peer's death itself and wires everybody anew. */
+ * coordinator notices the peer's death itself, has everybody Reopen their ports and wires them
+ * anew. */
 #include "stage/loop.h"
 
 #include <stdlib.h>
@@ -35,7 +36,7 @@ struct sl_stage_loop {
     uv_async_t outcome;
     uv_timer_t beat;
     int n_threads;
-    uint32_t epoch;
+    uint32_t epoch; /* 0: none, not wired or not any more */
     int n_stages, stage;
     uint64_t heard_ns, beat_ns, progress_ns;
     int ended, stopping, handles, hub_open;
@@ -119,6 +120,20 @@ static void on_load(struct sl_stage_loop *s, const struct sl_ctl_load *l)
     must(s, sl_compute_load(s->compute, &p), "load its layers");
 }
 
+/* A neighbour died: what is in flight is lost, and nobody uses the ports again that it wrote to. */
+static void on_reopen(struct sl_stage_loop *s)
+{
+    struct sl_err e = {0};
+    s->epoch = 0;
+    if (sl_hub_reopen(s->hub, &e)) {
+        fail(s, &e);
+        return;
+    }
+    struct sl_ctl m = {.kind = SL_CTL_PORTS};
+    m.ports.n_ports = (size_t)sl_hub_ports(s->hub, &m.ports.ports);
+    sl_ctl_conn_send(s->ctl, &m);
+}
+
 static void on_wire(struct sl_stage_loop *s, const struct sl_ctl_wire *w)
 {
     struct sl_err e = {0};
@@ -146,6 +161,9 @@ static void on_message(void *arg, const struct sl_ctl *m)
         break;
     case SL_CTL_WIRE:
         on_wire(s, &m->wire);
+        break;
+    case SL_CTL_REOPEN:
+        on_reopen(s);
         break;
     case SL_CTL_DRAIN:
         end(s, NULL);
@@ -215,7 +233,7 @@ static void on_frame(void *arg, struct sl_frame *f)
 {
     struct sl_stage_loop *s = arg;
     f->recv_ns = sl_env_now_ns();
-    if (f->head.epoch != s->epoch ||
+    if (f->head.epoch != s->epoch || s->epoch == 0 ||
         s->ended) { /* older: given up by the coordinator; newer cannot be: Wire comes first */
         sl_frame_free(f);
         return;
