@@ -35,6 +35,7 @@ struct bench {
     const struct model *m;
     int n;       /* rows */
     int context; /* keys before them */
+    int window;  /* of attention; 0: none */
     float *x, *y, *z, *gain;
     int32_t *pos, *ids;
     struct sl_kv_view kv;
@@ -105,8 +106,8 @@ static void run_kv_write(struct bench *s)
 
 static void run_attention(struct bench *s)
 {
-    const struct sl_attn how = {.n_heads = s->m->n_heads,
-                                .scale = 1 / sqrtf((float)s->m->head_dim)};
+    const struct sl_attn how = {
+        .n_heads = s->m->n_heads, .scale = 1 / sqrtf((float)s->m->head_dim), .window = s->window};
     s->ops->attention(s->b, &s->kv, &s->seq, 1, s->x, &how, s->y);
 }
 
@@ -137,6 +138,7 @@ static void attention(struct bench *s, int context)
     const struct model *m = s->m;
     int bt = 16, total = context + s->n, n_blocks = (total + bt - 1) / bt;
     double keys = (double)s->n * context + (double)s->n * (s->n + 1) / 2;
+    if (s->window) keys = fmin(keys, (double)s->n * s->window);
     size_t bytes = (size_t)n_blocks * (size_t)(bt * m->n_kv_heads * m->head_dim) * 2;
     enum sl_dtype type =
         strcmp(sl_backend_row(s->b), "ref") == 0 ? SL_F16 : sl_backend_kv_type(s->b);
@@ -151,7 +153,8 @@ static void attention(struct bench *s, int context)
     s->seq = (struct sl_seq_view){0, s->n, context, blocks};
     if (context == 0)
         measure(s, "kv_write", run_kv_write, 12.0 * s->n * m->n_kv_heads * m->head_dim, 0);
-    measure(s, "attention", run_attention, s->n == 1 ? 2.0 * (double)bytes : 0,
+    measure(s, s->window ? "attention win" : "attention", run_attention,
+            s->n == 1 && !s->window ? 2.0 * (double)bytes : 0,
             4.0 * keys * m->n_heads * m->head_dim);
     s->context = 0;
     free(blocks);
@@ -212,6 +215,9 @@ static void bench_row(const char *row, int threads, const struct model *m)
         attention(&s, 0);
         if (s.n == 1) attention(&s, 1023);
         if (s.n == 1 && !slow) attention(&s, 16383);
+        s.window = 128;
+        if (s.n == 1 || s.n == 512) attention(&s, 1023);
+        s.window = 0;
         matmul(&s, "matmul ffn", m->ffn, m->dim);
         matmul(&s, "matmul 4096", VOCAB_ROWS, m->dim);
     }
@@ -224,6 +230,153 @@ static void bench_row(const char *row, int threads, const struct model *m)
     sl_backend_destroy(s.b);
 }
 
+/* ---- absorbed MLA and mixtures of experts, on shapes of their own -----------------------------
+ */
+
+static const struct latent {
+    const char *name;
+    int n_heads, dim, v_dim;
+} latents[] = {{"MLA 16 heads", 16, 576, 512}, {"MLA 128 heads", 128, 576, 512}};
+
+static const struct experts {
+    const char *name;
+    int dim, n_ff, n_experts, n_used;
+    enum sl_dtype type;
+} experts[] = {{"MoE 32 of 4", 2048, 768, 32, 4, SL_Q4_0}};
+
+struct special {
+    struct bench s; /* the common part */
+    struct model m; /* a name for the lines */
+    const struct latent *latent;
+    struct sl_latent_view kv;
+    struct sl_moe moe;
+    int dim;
+};
+
+static void run_latent(struct bench *s)
+{
+    struct special *p = (struct special *)s;
+    const struct sl_attn how = {.n_heads = p->latent->n_heads, .scale = 0.07f};
+    s->ops->latent_attention(s->b, &p->kv, &s->seq, 1, s->x, &how, s->y);
+}
+
+static void run_moe(struct bench *s)
+{
+    struct special *p = (struct special *)s;
+    s->ops->moe(s->b, &p->moe, s->x, s->n, p->dim, s->y);
+}
+
+static void special_open(struct special *p, const char *row, int threads, const char *name, int n,
+                         int64_t width)
+{
+    struct sl_backend_params params = {.kind = row, .n_threads = threads};
+    struct sl_err err;
+    *p = (struct special){.m = {.name = name}};
+    p->s.m = &p->m;
+    p->s.n = n;
+    if (sl_backend_create(&params, &p->s.b, &err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        exit(1);
+    }
+    p->s.ops = sl_backend_ops(p->s.b);
+    p->s.x = floats(n * width);
+    p->s.y = floats(n * width);
+}
+
+static void special_close(struct special *p)
+{
+    free(p->s.x);
+    free(p->s.y);
+    sl_backend_destroy(p->s.b);
+}
+
+static void bench_latent(const char *row, int threads, const struct latent *l, int n, int context)
+{
+    struct special p;
+    special_open(&p, row, threads, l->name, n, (int64_t)l->n_heads * l->dim);
+    int bt = 16, n_blocks = (context + n + bt - 1) / bt;
+    size_t bytes = (size_t)n_blocks * (size_t)(bt * l->dim) * 2;
+    int32_t *blocks = malloc(sizeof(*blocks) * (size_t)n_blocks);
+    p.latent = l;
+    p.kv = (struct sl_latent_view){malloc(bytes), SL_F16, bt, l->dim, l->v_dim};
+    SL_ASSERT(blocks && p.kv.rows);
+    memset(p.kv.rows, 0x2c, bytes);
+    for (int i = 0; i < n_blocks; i++) blocks[i] = n_blocks - 1 - i;
+    p.s.context = context;
+    p.s.seq = (struct sl_seq_view){0, n, context, blocks};
+    double keys = (double)n * context + (double)n * (n + 1) / 2;
+    measure(&p.s, "latent", run_latent, n == 1 ? (double)bytes : 0,
+            2.0 * keys * l->n_heads * (l->dim + l->v_dim));
+    free(blocks);
+    free(p.kv.rows);
+    special_close(&p);
+}
+
+static void load(struct special *p, enum sl_dtype type, int64_t rows, int64_t cols,
+                 struct sl_weight *w, double *bytes)
+{
+    uint64_t size = (uint64_t)rows * sl_dtype_row_bytes(type, (uint64_t)cols);
+    uint8_t *data = malloc(size);
+    struct sl_err err;
+    SL_ASSERT(data);
+    for (uint64_t i = 0; i < size; i++) data[i] = (uint8_t)(sl_mix64(i) & 0x3b);
+    const struct sl_matrix m = sl_matrix_plain(type, rows, cols, data);
+    if (p->s.ops->load(p->s.b, SL_USE_MATMUL, &m, w, &err)) {
+        fprintf(stderr, "%s\n", err.msg);
+        exit(1);
+    }
+    if (!w->m.data) free(data); /* else the reference reads it; it ends with the process */
+    *bytes = (double)size;
+}
+
+static void bench_moe(const char *row, int threads, const struct experts *e)
+{
+    static const int counts[] = {1, 2, 4, 16, 512};
+    enum { EXPERTS_MAX = 32 };
+    static struct sl_weight w[3 * EXPERTS_MAX + 1];
+    struct special p;
+    double bytes = 0;
+    special_open(&p, row, threads, e->name, 512, e->dim);
+    p.dim = e->dim;
+    p.moe = (struct sl_moe){.n_experts = e->n_experts,
+                            .n_used = e->n_used,
+                            .n_ff = e->n_ff,
+                            .normalize = 1,
+                            .n_groups = 1,
+                            .n_groups_used = 1,
+                            .scale = 1e-6f,
+                            .router = &w[3 * EXPERTS_MAX],
+                            .gate = w,
+                            .up = w + EXPERTS_MAX,
+                            .down = w + 2 * EXPERTS_MAX};
+    load(&p, SL_F32, e->n_experts, e->dim, &w[3 * EXPERTS_MAX], &bytes);
+    for (int i = 0; i < e->n_experts; i++) {
+        load(&p, e->type, e->n_ff, e->dim, &w[i], &bytes);
+        load(&p, e->type, e->n_ff, e->dim, &w[EXPERTS_MAX + i], &bytes);
+        load(&p, e->type, e->dim, e->n_ff, &w[2 * EXPERTS_MAX + i], &bytes);
+    }
+    int slow = strcmp(row, "ref") == 0;
+    for (size_t c = 0; c < (slow ? 1 : SL_ARRAY_LEN(counts)); c++) {
+        p.s.n = counts[c];
+        measure(&p.s, "moe", run_moe, p.s.n == 1 ? 3 * e->n_used * bytes : 0,
+                6.0 * p.s.n * e->n_used * e->dim * e->n_ff);
+    }
+    for (size_t i = 0; i < SL_ARRAY_LEN(w); i++) p.s.ops->unload(p.s.b, &w[i]);
+    special_close(&p);
+}
+
+static void bench_special(const char *row, int threads)
+{
+    for (size_t i = 0; i < SL_ARRAY_LEN(latents); i++) {
+        bench_latent(row, threads, &latents[i], 1, 1023);
+        if (strcmp(row, "ref") == 0) continue;
+        bench_latent(row, threads, &latents[i], 1, 16383);
+        bench_latent(row, threads, &latents[i], 8, 1023);
+        bench_latent(row, threads, &latents[i], 256, 0);
+    }
+    for (size_t i = 0; i < SL_ARRAY_LEN(experts); i++) bench_moe(row, threads, &experts[i]);
+}
+
 int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 1, n;
@@ -234,5 +387,7 @@ int main(int argc, char **argv)
     for (size_t m = 0; m < SL_ARRAY_LEN(models); m++)
         for (int i = 0; i < n; i++)
             if (argc < 3 || strcmp(argv[2], rows[i]) == 0) bench_row(rows[i], threads, &models[m]);
+    for (int i = 0; i < n; i++)
+        if (argc < 3 || strcmp(argv[2], rows[i]) == 0) bench_special(rows[i], threads);
     return 0;
 }
