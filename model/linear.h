@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define SL_LINEAR_PARTS 6
+#define SL_LINEAR_PARTS 8 /* tensors of a layer, pieces of memory made for it */
 
 struct sl_linear {
     struct sl_matrix m; /* valid until closed */
