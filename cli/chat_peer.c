@@ -10,6 +10,8 @@
 #include "base/text.h"
 #include "client/sluice_client.h"
 #include "cli/session.h"
+#include "coordinator/api_prompt.h"
+#include "coordinator/api_tools.h"
 #include "model/chat.h"
 #include "proto/control.h"
 
@@ -46,9 +48,11 @@ int sl_chat_peer_start(const struct sl_session_options *o, const char *yaml,
     p->g = g;
     int r = sl_session_cluster(o, yaml, &cluster, err);
     if (r == 0) r = sl_session_open(&p->session, &cluster, err);
-    if (r == 0 && !sl_service_template(p->session.service)) {
+    if (r == 0 && !sl_service_chat(p->session.service)) {
         sl_session_close(&p->session, 1);
-        r = sl_err_set(err, SL_EUNSUPPORTED, "the model has no chat template; use `sluice run`");
+        r = sl_err_set(err, SL_EUNSUPPORTED,
+                       "the model has no chat template; give one with --chat-template FILE, or use "
+                       "`sluice run`");
     }
     if (r) {
         free(p);
@@ -74,48 +78,83 @@ struct local_answer {
     struct sl_chat_peer *peer;
     sl_chat_text_fn fn;
     void *arg;
+    struct sl_answer *parser; /* NULL: the text is the answer */
     uint64_t id;
-    int ended;
+    int ended, stop;
     struct sl_err err;
 };
+
+static int on_event(void *arg, const struct sl_answer_event *ev)
+{
+    struct local_answer *a = arg;
+    if (ev->kind != SL_ANSWER_CONTENT && ev->kind != SL_ANSWER_REASONING) return 0;
+    if (!a->stop)
+        a->stop = a->fn(a->arg, ev->kind == SL_ANSWER_CONTENT ? SL_CHAT_TEXT : SL_CHAT_REASONING,
+                        ev->text, ev->n);
+    return 0;
+}
+
+/* More text, and the end when `last`. */
+static void add_text(struct local_answer *a, const char *text, size_t n, int last)
+{
+    if (!a->parser) {
+        if (n && !a->stop) a->stop = a->fn(a->arg, SL_CHAT_TEXT, text, n);
+        return;
+    }
+    int rc = sl_answer_push(a->parser, text, n);
+    if (rc == 0 && last) rc = sl_answer_finish(a->parser);
+    if (rc) {
+        sl_err_set(&a->err, rc, "the answer grew too large");
+        a->stop = 1;
+    }
+}
 
 static void on_reply(void *arg, const struct sl_effect *fx)
 {
     struct local_answer *a = arg;
-    const char *text = fx->kind == SL_FX_TOKEN  ? fx->token.text
-                       : fx->kind == SL_FX_DONE ? fx->done.text
-                                                : NULL;
-    size_t n = fx->kind == SL_FX_TOKEN  ? fx->token.text_len
-               : fx->kind == SL_FX_DONE ? fx->done.text_len
-                                        : 0;
-    int stop = n && a->fn(a->arg, text, n);
+    if (fx->kind == SL_FX_TOKEN) add_text(a, fx->token.text, fx->token.text_len, 0);
+    if (fx->kind == SL_FX_DONE) add_text(a, fx->done.text, fx->done.text_len, 1);
     if (fx->kind == SL_FX_FAIL) sl_err_set(&a->err, fx->fail.code, "%s", fx->fail.message);
-    if (stop && fx->kind == SL_FX_TOKEN) sl_service_cancel(a->peer->session.service, a->id);
-    if (!stop && fx->kind != SL_FX_DONE && fx->kind != SL_FX_FAIL) return;
+    if (a->stop && fx->kind == SL_FX_TOKEN) sl_service_cancel(a->peer->session.service, a->id);
+    if (!a->stop && fx->kind != SL_FX_DONE && fx->kind != SL_FX_FAIL) return;
     a->ended = 1;
     uv_stop(&a->peer->session.loop);
+}
+
+/* The prompt's ids, and the parser of its answer. */
+static int prepare(struct sl_service *s, const json_t *messages, struct local_answer *a,
+                   struct sl_ids *ids, struct sl_submit *submit, struct sl_err *err)
+{
+    static const struct sl_api_tools none = {.include_reasoning = 1};
+    struct sl_api_error e = {0};
+    struct sl_buf text, forced;
+    sl_buf_init(&text, PROMPT_MAX);
+    sl_buf_init(&forced, PROMPT_MAX);
+    json_t *req = json_pack("{s:O}", "messages", (json_t *)(uintptr_t)messages);
+    int r = sl_api_render(s, req, &text, &e);
+    if (r == 0) r = sl_api_answer_open(s, req, &none, &text, &forced, on_event, a, &a->parser, &e);
+    if (r == 0) r = sl_api_encode_chat(s, sl_buf_str(&text), text.len, ids, &e);
+    sl_api_show_marks(s, submit);
+    json_decref(req);
+    sl_buf_close(&text);
+    sl_buf_close(&forced);
+    return r ? sl_err_set(err, SL_EINPUT, "%s", e.message) : 0;
 }
 
 static int ask_local(struct sl_chat_peer *p, const json_t *messages, sl_chat_text_fn fn, void *arg,
                      struct sl_err *err)
 {
-    const struct sl_service *s = p->session.service;
     struct sl_ids ids = {0};
-    struct sl_buf text;
-    sl_buf_init(&text, PROMPT_MAX);
-    json_t *req = json_pack("{s:O}", "messages", (json_t *)(uintptr_t)messages);
-    int r = sl_chat_prompt(sl_service_template(s), sl_service_weights(s), req, &text, err);
-    if (r == 0)
-        r = sl_tokenizer_encode(sl_service_tokenizer(s), sl_buf_str(&text), text.len,
-                                SL_TOK_SPECIAL, &ids, err);
-    json_decref(req);
-    sl_buf_close(&text);
     struct local_answer a = {.peer = p, .fn = fn, .arg = arg};
-    struct sl_submit submit = {.tokens = ids.data, .n_tokens = (int)ids.len};
+    struct sl_submit submit = {0};
+    int r = prepare(p->session.service, messages, &a, &ids, &submit, err);
+    submit.tokens = ids.data;
+    submit.n_tokens = (int)ids.len;
     sl_generate_fill(p->g, &submit);
     if (r == 0) r = sl_service_submit(p->session.service, &submit, on_reply, &a, &a.id, err);
     while (r == 0 && !a.ended) uv_run(&p->session.loop, UV_RUN_DEFAULT);
     free(ids.data);
+    sl_answer_close(a.parser);
     if (r == 0 && a.err.code) {
         *err = a.err;
         r = a.err.code;
@@ -133,7 +172,9 @@ struct remote_answer {
 static int on_token(void *arg, const struct sl_remote_token *t)
 {
     struct remote_answer *a = arg;
-    return t->text_len ? a->fn(a->arg, t->text, t->text_len) : 0;
+    int stop =
+        t->reasoning_len ? a->fn(a->arg, SL_CHAT_REASONING, t->reasoning, t->reasoning_len) : 0;
+    return !stop && t->text_len ? a->fn(a->arg, SL_CHAT_TEXT, t->text, t->text_len) : stop;
 }
 
 static int remote_failed(const struct sl_chat_peer *p, int code, struct sl_err *err)
@@ -154,6 +195,7 @@ static int ask_remote(struct sl_chat_peer *p, const json_t *messages, sl_chat_te
     struct sl_remote_request req;
     sl_remote_request_init(&req);
     req.messages_json = text;
+    req.parse = 1;
     req.max_tokens = (uint32_t)g->predict;
     req.temperature = (float)g->temp;
     req.top_k = (int32_t)g->top_k;

@@ -10,8 +10,10 @@
 
 struct sl_chat_peer;
 
-/* Text of the answer as it comes; nonzero stops the answer. */
-typedef int (*sl_chat_text_fn)(void *arg, const char *text, size_t n);
+enum sl_chat_part { SL_CHAT_TEXT, SL_CHAT_REASONING };
+
+/* The answer as it comes; nonzero stops it. */
+typedef int (*sl_chat_text_fn)(void *arg, enum sl_chat_part part, const char *text, size_t n);
 
 /* key NULL: SLUICE_API_KEY, or none. The options must outlive the peer. */
 int sl_chat_peer_connect(const char *address, const char *key, const struct sl_generate_options *g,

@@ -58,12 +58,27 @@ static const char *prompt_text(EditLine *e)
     return "> ";
 }
 
-static int show(void *arg, const char *text, size_t n)
+/* What is shown of an answer; reasoning is dimmed, and only a terminal can do that. */
+struct answer {
+    struct sl_buf text; /* without the reasoning: what the conversation keeps */
+    int dim, tty;
+};
+
+static void set_dim(struct answer *a, int dim)
 {
-    struct sl_buf *answer = arg;
+    if (a->dim == dim) return;
+    a->dim = dim;
+    if (a->tty) fputs(dim ? "\x1b[2m" : "\x1b[0m\n\n", stdout);
+}
+
+static int show(void *arg, enum sl_chat_part part, const char *text, size_t n)
+{
+    struct answer *a = arg;
+    if (part == SL_CHAT_REASONING && !a->tty) return interrupted; /* it is not the answer */
+    set_dim(a, part == SL_CHAT_REASONING);
     fwrite(text, 1, n, stdout);
     fflush(stdout);
-    sl_buf_add(answer, text, n);
+    if (part == SL_CHAT_TEXT) sl_buf_add(&a->text, text, n);
     return interrupted;
 }
 
@@ -78,18 +93,19 @@ static void add_message(json_t *messages, const char *role, const char *content,
 static int ask(struct sl_chat_peer *peer, json_t *messages, const char *question,
                struct sl_err *err)
 {
-    struct sl_buf answer;
-    sl_buf_init(&answer, ANSWER_MAX);
+    struct answer answer = {.tty = isatty(STDOUT_FILENO)};
+    sl_buf_init(&answer.text, ANSWER_MAX);
     add_message(messages, "user", question, strlen(question));
     interrupted = 0;
     int r = sl_chat_peer_ask(peer, messages, show, &answer, err);
+    set_dim(&answer, 0);
     putchar('\n');
     if (r == 0)
-        add_message(messages, "assistant", sl_buf_str(&answer), answer.len);
+        add_message(messages, "assistant", sl_buf_str(&answer.text), answer.text.len);
     else
         json_array_remove(messages,
                           json_array_size(messages) - 1); /* the question may be asked again */
-    sl_buf_close(&answer);
+    sl_buf_close(&answer.text);
     return r;
 }
 

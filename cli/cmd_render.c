@@ -30,8 +30,10 @@ struct settings {
 
 static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
-     "the model whose chat template and special tokens to use: a .gguf file, or smollm2", 0, 0},
-    {SL_CONF_STRING, "--template --chat-template-file", "FILE", AT(template_file),
+     "the model whose chat template and special tokens to use: a .gguf file, a Hugging Face "
+     "folder, or smollm2",
+     0, 0},
+    {SL_CONF_STRING, "--template --chat-template --chat-template-file", "FILE", AT(template_file),
      "a Jinja template, instead of the model's own", 0, 0},
 };
 
@@ -43,21 +45,6 @@ static int read_all(FILE *f, const char *name, struct sl_buf *b, struct sl_err *
         if (sl_buf_add(b, chunk, n))
             return sl_err_set(err, SL_EINPUT, "%s: more than %zu bytes", name, b->max);
     return ferror(f) ? sl_err_set(err, SL_EIO, "%s: reading failed", name) : 0;
-}
-
-static int read_template(const char *path, struct sl_template **t, struct sl_err *err)
-{
-    struct sl_buf b;
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return sl_err_set(err, SL_ENOTFOUND,
-                          "%s: cannot be opened; give the path of a Jinja template", path);
-    sl_buf_init(&b, SL_TEMPLATE_SOURCE_MAX);
-    int rc = read_all(f, path, &b, err);
-    if (rc == 0) rc = sl_template_compile(sl_buf_str(&b), b.len, t, err);
-    fclose(f);
-    sl_buf_close(&b);
-    return rc;
 }
 
 static int read_request(json_t **vars, struct sl_err *err)
@@ -76,15 +63,16 @@ static int read_request(json_t **vars, struct sl_err *err)
     return rc;
 }
 
-static int render(const struct sl_template *t, const struct sl_weights *w, struct sl_err *err)
+static int render(const struct sl_chat *c, struct sl_err *err)
 {
     json_t *vars = NULL;
     struct sl_buf out;
     sl_buf_init(&out, SL_TEMPLATE_OUTPUT_MAX);
     int rc = read_request(&vars, err);
     if (rc == 0) rc = sl_chat_merge_kwargs(vars, err);
-    if (rc == 0 && w) rc = sl_chat_set_tokens(w, vars, err);
-    if (rc == 0) rc = sl_template_render(t, vars, &out, err);
+    if (rc == 0) rc = sl_chat_set_tokens(c, vars, err);
+    int tools = json_array_size(json_object_get(vars, "tools")) > 0;
+    if (rc == 0) rc = sl_template_render(sl_chat_template(c, tools), vars, &out, err);
     if (rc == 0 && (fwrite(sl_buf_str(&out), 1, out.len, stdout) != out.len || fflush(stdout) != 0))
         rc = sl_err_set(err, SL_EIO, "stdout: writing failed");
     sl_buf_close(&out);
@@ -100,17 +88,16 @@ static int run(void *settings, const char *word, struct sl_err *err)
         return sl_err_set(err, SL_EUSAGE, "no template; give one with -m MODEL or --template FILE");
     char path[PATH_MAX];
     struct sl_weights *w = NULL;
-    struct sl_template *t = NULL;
+    struct sl_chat *c = NULL;
     int rc = 0;
     if (set->model) {
         rc = sl_model_resolve(set->model, path, sizeof path, err);
         if (rc == 0) rc = sl_weights_open(path, &w, err);
     }
-    if (rc == 0)
-        rc = set->template_file ? read_template(set->template_file, &t, err)
-                                : sl_chat_template(w, &t, err);
-    if (rc == 0) rc = render(t, w, err);
-    sl_template_free(t);
+    struct sl_chat_options o = {.template_file = set->template_file};
+    if (rc == 0) rc = sl_chat_open(w, &o, &c, err);
+    if (rc == 0) rc = render(c, err);
+    sl_chat_close(c);
     sl_weights_close(w);
     return rc;
 }

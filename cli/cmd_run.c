@@ -106,14 +106,14 @@ static int make_prompt(const struct settings *s, const struct sl_service *svc, s
     const struct sl_buf *use = &text;
     int flags = SL_TOK_BOS;
     if (r == 0 && s->chat) {
-        if (!sl_service_template(svc)) {
+        if (!sl_service_chat(svc)) {
             r = sl_err_set(err, SL_EUNSUPPORTED,
-                           "the model has no chat template; leave --chat out");
+                           "the model has no chat template; give one with --chat-template FILE, or "
+                           "leave --chat out");
         } else {
             json_t *req = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content",
                                     sl_buf_str(&text));
-            r = req ? sl_chat_prompt(sl_service_template(svc), sl_service_weights(svc), req,
-                                     &rendered, err)
+            r = req ? sl_chat_render(sl_service_chat(svc), req, &rendered, err)
                     : sl_err_set(err, SL_EINPUT, "the prompt is not valid UTF-8");
             json_decref(req);
             use = &rendered;

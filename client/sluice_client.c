@@ -284,6 +284,8 @@ static int fill(struct sl_remote *r, const struct sl_remote_request *q, struct s
     g->prompt = q->prompt;
     g->messages_json = q->messages_json;
     g->tools_json = q->tools_json;
+    g->parse = q->parse;
+    g->options_json = q->options_json;
     g->tokens = q->tokens;
     g->n_tokens = q->n_tokens;
     give(g, SL_API_TEMPERATURE, &s->temperature, q->temperature);
@@ -307,18 +309,44 @@ static int fill(struct sl_remote *r, const struct sl_remote_request *q, struct s
     return 0;
 }
 
+/* A NUL-terminated copy that moves on *to. */
+static const char *copy(char **to, const char *s, size_t n)
+{
+    char *at = memcpy(*to, s, n);
+    at[n] = 0;
+    *to += n + 1;
+    return at;
+}
+
 static int show(struct sl_remote *r, const struct sl_api_token *t, sl_remote_token_fn fn, void *arg)
 {
     struct sl_remote_top top[SL_TOP_LOGPROBS_MAX];
     for (size_t i = 0; i < t->n_top; i++)
         top[i] = (struct sl_remote_top){t->top[i].token, t->top[i].logprob, t->top[i].text};
-    char *text = malloc(t->text_len + 1);
-    if (!text) return fail(r, SL_REMOTE_MEMORY, "out of memory");
-    memcpy(text, t->text, t->text_len);
-    text[t->text_len] = 0;
-    struct sl_remote_token token = {t->id, text, t->text_len, t->logprob, top, t->n_top};
+    size_t head = t->n_calls * sizeof(struct sl_remote_call),
+           n = t->text_len + t->reasoning_len + 2;
+    for (size_t i = 0; i < t->n_calls; i++) n += t->calls[i].arguments_len + 1;
+    char *block = malloc(head + n);
+    if (!block) return fail(r, SL_REMOTE_MEMORY, "out of memory");
+    struct sl_remote_call *calls = (struct sl_remote_call *)block;
+    char *to = block + head;
+    for (size_t i = 0; i < t->n_calls; i++) {
+        const struct sl_api_call *c = &t->calls[i];
+        calls[i] = (struct sl_remote_call){c->index, c->id, c->name,
+                                           copy(&to, c->arguments, c->arguments_len)};
+    }
+    struct sl_remote_token token = {.id = t->id,
+                                    .text = copy(&to, t->text, t->text_len),
+                                    .text_len = t->text_len,
+                                    .logprob = t->logprob,
+                                    .top = top,
+                                    .n_top = t->n_top,
+                                    .reasoning = copy(&to, t->reasoning, t->reasoning_len),
+                                    .reasoning_len = t->reasoning_len,
+                                    .calls = calls,
+                                    .n_calls = t->n_calls};
     int stop = fn(arg, &token);
-    free(text);
+    free(block);
     if (stop && sl_remote_cancel(r))
         return fail(r, SL_REMOTE_LOST, "the connection to the server broke; connect again");
     return 0;

@@ -40,6 +40,9 @@ struct sl_remote_request {
     const char
         *messages_json; /* OpenAI's messages array: the server applies the model's chat template */
     const char *tools_json; /* with messages_json, may be NULL */
+    int parse; /* with messages_json: reasoning and tool calls come apart from the text */
+    const char *options_json; /* with messages_json: further members of an OpenAI request, as a JSON
+                                 object (tool_choice, chat_template_kwargs ...), may be NULL */
     const int32_t *tokens;
     size_t n_tokens;
     uint32_t max_tokens; /* 0: until the model ends or the context is full */
@@ -63,6 +66,12 @@ struct sl_remote_top {
     float logprob;
     const char *text;
 };
+/* A tool call of the answer, whole. */
+struct sl_remote_call {
+    unsigned index;        /* from 0 */
+    const char *id, *name; /* of the call, of the function */
+    const char *arguments; /* a JSON object */
+};
 /* One step of the answer. Pointers are valid during the callback. */
 struct sl_remote_token {
     int32_t id;       /* -1: text that was held back while it could have become a stop string */
@@ -71,9 +80,13 @@ struct sl_remote_token {
     float logprob; /* with want_logprobs */
     const struct sl_remote_top *top;
     size_t n_top;
+    const char *reasoning; /* with parse; as text */
+    size_t reasoning_len;
+    const struct sl_remote_call *calls; /* with parse */
+    size_t n_calls;
 };
 struct sl_remote_result {
-    char finish_reason[16]; /* "stop", "length", "cancelled" */
+    char finish_reason[16]; /* "stop", "length", "tool_calls", "cancelled" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, prefill_ns, decode_ns;
 };

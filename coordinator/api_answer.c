@@ -125,25 +125,122 @@ static json_t *wrap_logprobs(const struct sl_run *r, json_t *lp)
     return r->chat ? json_pack("{s:o,s:n}", "content", lp, "refusal") : lp;
 }
 
-json_t *sl_answer_chunk(const struct sl_choice *ch, const char *text, size_t n, json_t *logprobs,
-                        const char *finish, int first)
+/* Puts a choice into a chunk; the choice is taken over. */
+static json_t *chunk(const struct sl_run *r, json_t *choice)
 {
-    const struct sl_run *r = ch->run;
-    json_t *choice = json_pack("{s:i,s:o,s:s?}", "index", ch->index, "logprobs",
-                               wrap_logprobs(r, logprobs), "finish_reason", finish);
-    json_t *t = sl_api_text(text, n);
-    if (r->chat) {
-        json_t *delta = json_object();
-        if (first) json_object_set_new(delta, "role", json_string("assistant"));
-        if (first || n || !finish) json_object_set(delta, "content", t);
-        json_object_set_new(choice, "delta", delta);
-    } else {
-        json_object_set(choice, "text", t);
-    }
-    json_decref(t);
     json_t *o = choice ? envelope(r, chunk_object(r), json_pack("[o]", choice)) : NULL;
     if (o && r->req.include_usage) json_object_set_new(o, "usage", json_null());
     return o;
+}
+
+static json_t *chunk_choice(const struct sl_choice *ch, json_t *logprobs, const char *finish)
+{
+    return json_pack("{s:i,s:o,s:s?}", "index", ch->index, "logprobs",
+                     wrap_logprobs(ch->run, logprobs), "finish_reason", finish);
+}
+
+json_t *sl_answer_delta_chunk(const struct sl_choice *ch, json_t *delta, json_t *logprobs,
+                              const char *finish)
+{
+    json_t *choice = chunk_choice(ch, logprobs, finish);
+    json_object_set_new(choice, "delta", delta);
+    return chunk(ch->run, choice);
+}
+
+json_t *sl_answer_chunk(const struct sl_choice *ch, const char *text, size_t n, json_t *logprobs,
+                        const char *finish, int first)
+{
+    json_t *t = sl_api_text(text, n);
+    if (ch->run->chat) {
+        json_t *delta = json_object();
+        if (first) json_object_set_new(delta, "role", json_string("assistant"));
+        if (first || n || !finish) json_object_set(delta, "content", t);
+        json_decref(t);
+        return sl_answer_delta_chunk(ch, delta, logprobs, finish);
+    }
+    json_t *choice = chunk_choice(ch, logprobs, finish);
+    json_object_set_new(choice, "text", t);
+    return chunk(ch->run, choice);
+}
+
+/* ---- answers taken apart -----------------------------------------------------------------------
+ */
+
+/* Clients know it by two names. */
+static void set_reasoning(json_t *o, json_t *text)
+{
+    json_object_set(o, "reasoning_content", text);
+    json_object_set_new(o, "reasoning", text);
+}
+
+static json_t *event_delta(const struct sl_answer_event *ev)
+{
+    json_t *delta = json_object(), *text;
+    switch (ev->kind) {
+    case SL_ANSWER_CONTENT:
+        json_object_set_new(delta, "content", sl_api_text(ev->text, ev->n));
+        break;
+    case SL_ANSWER_REASONING:
+        set_reasoning(delta, sl_api_text(ev->text, ev->n));
+        break;
+    case SL_ANSWER_CALL:
+        json_object_set_new(delta, "tool_calls",
+                            json_pack("[{s:i,s:s,s:s,s:{s:o,s:s}}]", "index", ev->index, "id",
+                                      ev->id, "type", "function", "function", "name",
+                                      sl_api_text(ev->name, strlen(ev->name)), "arguments", ""));
+        break;
+    default:
+        text = sl_api_text(ev->text, ev->n);
+        json_object_set_new(
+            delta, "tool_calls",
+            json_pack("[{s:i,s:{s:o}}]", "index", ev->index, "function", "arguments", text));
+        break;
+    }
+    return delta;
+}
+
+/* To the message of an answer that is sent whole. */
+static int add_whole(struct sl_choice *ch, const struct sl_answer_event *ev)
+{
+    switch (ev->kind) {
+    case SL_ANSWER_CONTENT:
+        return sl_buf_add(&ch->text, ev->text, ev->n);
+    case SL_ANSWER_REASONING:
+        return sl_buf_add(&ch->reasoning, ev->text, ev->n);
+    case SL_ANSWER_CALL:
+        if (!ch->calls && !(ch->calls = json_array())) return SL_ENOMEM;
+        return json_array_append_new(ch->calls, json_pack("{s:s,s:s,s:{s:o,s:s}}", "id", ev->id,
+                                                          "type", "function", "function", "name",
+                                                          sl_api_text(ev->name, strlen(ev->name)),
+                                                          "arguments", ""))
+                   ? SL_ENOMEM
+                   : 0;
+    default: { /* arguments come in one piece */
+        json_t *f = json_object_get(json_array_get(ch->calls, (size_t)ev->index), "function");
+        return json_object_set_new(f, "arguments", sl_api_text(ev->text, ev->n)) ? SL_ENOMEM : 0;
+    }
+    }
+}
+
+int sl_answer_event_add(struct sl_choice *ch, const struct sl_answer_event *ev)
+{
+    const struct sl_run *r = ch->run;
+    if (ev->kind == SL_ANSWER_CALL_END) return 0;
+    if (ev->kind == SL_ANSWER_REASONING && !r->req.tools.include_reasoning) return 0;
+    if (!r->req.stream) return add_whole(ch, ev);
+    if (!ch->deltas && !(ch->deltas = json_array())) return SL_ENOMEM;
+    return json_array_append_new(ch->deltas, event_delta(ev)) ? SL_ENOMEM : 0;
+}
+
+/* Empty text beside calls or reasoning is no text. */
+static json_t *message(const struct sl_choice *ch)
+{
+    int other = ch->calls || ch->reasoning.len;
+    json_t *text = other && !ch->text.len ? json_null() : sl_api_text(ch->text.data, ch->text.len);
+    json_t *m = json_pack("{s:s,s:o,s:n}", "role", "assistant", "content", text, "refusal");
+    if (ch->reasoning.len) set_reasoning(m, sl_api_text(ch->reasoning.data, ch->reasoning.len));
+    if (ch->calls) json_object_set(m, "tool_calls", ch->calls);
+    return m;
 }
 
 json_t *sl_answer_usage_chunk(const struct sl_run *r)
@@ -158,16 +255,13 @@ json_t *sl_answer_whole(struct sl_run *r)
     json_t *choices = json_array();
     for (int i = 0; i < r->n_choices; i++) {
         struct sl_choice *ch = &r->choices[i];
-        json_t *text = sl_api_text(ch->text.data, ch->text.len);
         json_t *lp = wrap_logprobs(r, ch->logprobs ? json_incref(ch->logprobs) : NULL);
         json_t *c =
             json_pack("{s:i,s:o,s:s}", "index", i, "logprobs", lp, "finish_reason", ch->finish);
         if (r->chat)
-            json_object_set_new(
-                c, "message",
-                json_pack("{s:s,s:o,s:n}", "role", "assistant", "content", text, "refusal"));
+            json_object_set_new(c, "message", message(ch));
         else
-            json_object_set_new(c, "text", text);
+            json_object_set_new(c, "text", sl_api_text(ch->text.data, ch->text.len));
         if (!c || json_array_append_new(choices, c)) {
             json_decref(choices);
             return NULL;

@@ -276,20 +276,66 @@ int sl_api_check_messages(const json_t *messages, struct sl_api_error *e)
     return 0;
 }
 
-static int read_tools(struct sl_api_request *r, struct sl_api_error *e)
+static int is_offered(const json_t *tools, const char *name)
 {
-    json_t *tools = field(r->root, "tools");
-    const json_t *choice = field(r->root, "tool_choice");
+    size_t i;
+    const json_t *t;
+    json_array_foreach(tools, i, t)
+    {
+        const char *is = json_string_value(json_object_get(json_object_get(t, "function"), "name"));
+        if (is && strcmp(is, name) == 0) return 1;
+    }
+    return 0;
+}
+
+/* The object form: {"type": "function", "function": {"name": ...}}. */
+static int read_named(const json_t *choice, const json_t *tools, struct sl_api_tools *out,
+                      struct sl_api_error *e)
+{
+    const char *type = json_string_value(json_object_get(choice, "type"));
+    out->choice = SL_CHOOSE_NAMED;
+    out->name = json_string_value(json_object_get(json_object_get(choice, "function"), "name"));
+    if (!out->name || !type || strcmp(type, "function") != 0)
+        return sl_api_bad(e, "tool_choice",
+                          "'tool_choice' must be \"auto\", \"none\", \"required\" or {\"type\": "
+                          "\"function\", \"function\": {\"name\": ...}}");
+    if (is_offered(tools, out->name)) return 0;
+    return sl_api_bad(e, "tool_choice", "'tool_choice' names '%.64s', which is not in 'tools'",
+                      out->name);
+}
+
+static int read_choice(const json_t *choice, const json_t *tools, struct sl_api_tools *out,
+                       struct sl_api_error *e)
+{
+    const char *word = json_string_value(choice);
+    if (!choice || (word && strcmp(word, "auto") == 0)) return 0;
+    if (word && strcmp(word, "none") == 0) {
+        out->choice = SL_CHOOSE_NONE;
+        return 0;
+    }
+    if (!word || strcmp(word, "required") != 0) return read_named(choice, tools, out, e);
+    out->choice = SL_CHOOSE_ANY;
+    if (json_array_size(tools)) return 0;
+    return sl_api_bad(e, "tool_choice", "'tool_choice' is \"required\" and there are no 'tools'");
+}
+
+int sl_api_read_tools(json_t *root, struct sl_api_tools *out, struct sl_api_error *e)
+{
+    json_t *tools = field(root, "tools");
     size_t i;
     json_t *t;
+    int many = 1;
+    *out = (struct sl_api_tools){.include_reasoning = 1};
     if (tools && !json_is_array(tools)) return wrong_type(e, "tools", "an array", tools);
     json_array_foreach(tools, i, t) if (!json_is_object(t)) return sl_api_bad(
         e, "tools", "'tools[%zu]' must be an object, not %s", i, type_name(t));
-    const char *word = json_string_value(choice);
-    if (choice && (!word || (strcmp(word, "auto") != 0 && strcmp(word, "none") != 0)))
-        return sl_api_bad(e, "tool_choice", "'tool_choice' can only be \"auto\" or \"none\" here");
-    if (word && strcmp(word, "none") == 0)
-        json_object_del(r->root, "tools"); /* the template shall not offer them */
+    if (read_choice(field(root, "tool_choice"), tools, out, e) ||
+        sl_api_get_bool(root, "parallel_tool_calls", &many, e) ||
+        sl_api_get_bool(root, "include_reasoning", &out->include_reasoning, e))
+        return -1;
+    out->one = !many;
+    if (out->choice == SL_CHOOSE_NONE)
+        json_object_del(root, "tools"); /* the template shall not offer them */
     return 0;
 }
 
@@ -312,7 +358,7 @@ static int read_chat(struct sl_api_request *r, struct sl_api_error *e)
 {
     int64_t top = 0;
     if (sl_api_check_messages(field(r->root, "messages"), e) || read_common(r, e) ||
-        read_tools(r, e) || read_response_format(r, e) ||
+        sl_api_read_tools(r->root, &r->tools, e) || read_response_format(r, e) ||
         sl_api_get_bool(r->root, "logprobs", &r->logprobs, e) ||
         sl_api_get_int(r->root, "top_logprobs", 0, SL_TOP_LOGPROBS_MAX, &top, e))
         return -1;

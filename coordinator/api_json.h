@@ -40,6 +40,16 @@ int sl_api_from_code(struct sl_api_error *e, int code, const char *message);
 /* {"error": {...}}. New reference. */
 json_t *sl_api_error_json(const struct sl_api_error *e);
 
+enum sl_tool_choice { SL_CHOOSE_AUTO, SL_CHOOSE_NONE, SL_CHOOSE_ANY, SL_CHOOSE_NAMED };
+
+/* What a chat request says of tools and reasoning. */
+struct sl_api_tools {
+    enum sl_tool_choice choice;
+    const char *name;      /* SL_CHOOSE_NAMED; points into the request */
+    int one;               /* parallel_tool_calls is false */
+    int include_reasoning; /* default 1 */
+};
+
 /* A generation request. Strings and json_t point into root. */
 struct sl_api_request {
     json_t *root;      /* owned; without `tools` when tool_choice is "none" */
@@ -53,6 +63,7 @@ struct sl_api_request {
     int stream, include_usage;
     int logprobs; /* report log-probabilities; how many alternatives is sampling.n_top */
     int ignore_eos, priority, echo;
+    struct sl_api_tools tools; /* chat */
     json_t
         *prompt; /* completion: string, array of strings, array of ids or array of arrays of ids */
     int n_prompts;
@@ -83,6 +94,9 @@ int sl_api_get_string(const json_t *o, const char *name, const char **out, struc
 /* Checks that `messages` is a non-empty array of objects with a role; their parts are the
  * template's to judge. */
 int sl_api_check_messages(const json_t *messages, struct sl_api_error *e);
+/* Reads tools, tool_choice, parallel_tool_calls and include_reasoning of a chat request; tools are
+ * taken out of it when tool_choice is "none". */
+int sl_api_read_tools(json_t *root, struct sl_api_tools *out, struct sl_api_error *e);
 /* Checks that `ids` is an array of integers in [0, INT32_MAX]. */
 int sl_api_check_ids(const json_t *ids, const char *name, struct sl_api_error *e);
 

@@ -44,10 +44,12 @@ int sl_api_render(struct sl_service *s, const json_t *request, struct sl_buf *ou
                   struct sl_api_error *e)
 {
     struct sl_err err = {0};
-    const struct sl_template *t = sl_service_template(s);
-    if (!t)
-        return sl_api_bad(e, "messages", "this model has no chat template; use /v1/completions");
-    int rc = sl_chat_prompt(t, sl_service_weights(s), request, out, &err);
+    const struct sl_chat *c = sl_service_chat(s);
+    if (!c)
+        return sl_api_bad(e, "messages",
+                          "this model has no chat template; start the server with --chat-template "
+                          "FILE, or use /v1/completions");
+    int rc = sl_chat_render(c, request, out, &err);
     return rc ? sl_api_from_code(e, rc, err.msg) : 0;
 }
 

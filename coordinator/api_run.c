@@ -43,6 +43,7 @@ struct sl_run *sl_run_new(struct sl_http_conn *c, struct sl_api_request *req, in
         ch->index = i;
         ch->prompt = &r->prompts[i / req->n];
         sl_buf_init(&ch->text, SL_HTTP_REPLY_MAX);
+        sl_buf_init(&ch->reasoning, SL_HTTP_REPLY_MAX);
     }
     return r;
 }
@@ -51,6 +52,10 @@ void sl_run_free(struct sl_run *r)
 {
     for (int i = 0; i < r->n_choices; i++) {
         sl_buf_close(&r->choices[i].text);
+        sl_buf_close(&r->choices[i].reasoning);
+        sl_answer_close(r->choices[i].answer);
+        json_decref(r->choices[i].calls);
+        json_decref(r->choices[i].deltas);
         free(r->choices[i].prompt_logprobs);
         json_decref(r->choices[i].logprobs);
     }
@@ -147,6 +152,44 @@ static size_t chars(const char *s, size_t n)
     return count;
 }
 
+/* Sends what the parser told; the first chunk has the log-probabilities, the last one the reason.
+ * As add_text. */
+static int send_deltas(struct sl_choice *ch, json_t *lp, const char *finish)
+{
+    json_t *deltas = ch->deltas;
+    size_t n = json_array_size(deltas);
+    if (n == 0 && !lp && !finish) return 0;
+    ch->deltas = NULL; /* ch is gone when the client is */
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && (i < n || (i == 0 && (lp || finish))); i++) {
+        json_t *delta = i < n ? json_incref(json_array_get(deltas, i)) : json_object();
+        rc = sl_http_stream_json(ch->run->c,
+                                 sl_answer_delta_chunk(ch, delta, lp, i + 1 >= n ? finish : NULL));
+        lp = NULL;
+    }
+    json_decref(deltas);
+    return rc;
+}
+
+/* add_text for an answer that is taken apart; lp is taken over. */
+static int add_parsed(struct sl_choice *ch, const char *text, size_t n, json_t *lp,
+                      const char *finish)
+{
+    struct sl_run *r = ch->run;
+    int rc = sl_answer_push(ch->answer, text, n);
+    if (!rc && finish) rc = sl_answer_finish(ch->answer);
+    if (rc) {
+        json_decref(lp);
+        fail_later(r, rc, "the answer grew too large");
+        return 0;
+    }
+    if (finish && strcmp(finish, "stop") == 0 && sl_answer_calls(ch->answer))
+        ch->finish = finish = "tool_calls";
+    if (r->req.stream) return send_deltas(ch, lp, finish);
+    json_decref(lp);
+    return 0;
+}
+
 /* Adds text, and a token's log-probabilities when s is given. 0, or SL_ECLOSED: the run is gone; or
  * the run has failed. */
 static int add_text(struct sl_choice *ch, const char *text, size_t n, const struct sl_sampled *s,
@@ -162,6 +205,7 @@ static int add_text(struct sl_choice *ch, const char *text, size_t n, const stru
             return 0;
         }
     }
+    if (ch->answer) return add_parsed(ch, text, n, lp, finish);
     if (r->req.stream)
         return n || lp || finish
                    ? sl_http_stream_json(r->c, sl_answer_chunk(ch, text, n, lp, finish, 0))
@@ -210,6 +254,16 @@ static int end_choice(struct sl_choice *ch, const char *finish, const char *text
     return add_text(ch, text, n, NULL, finish);
 }
 
+/* One call was all the client wants: the model need not go on. */
+static int end_after_call(struct sl_choice *ch)
+{
+    struct sl_http_api *api = sl_http_api(ch->run->c);
+    if (!ch->answer || !ch->run->req.tools.one || !sl_answer_calls(ch->answer) || !ch->id) return 0;
+    sl_service_cancel(api->service, ch->id);
+    sl_track_cancel(api->metrics, &ch->track);
+    return end_choice(ch, "stop", "", 0);
+}
+
 /* The prompt is scored: show it, then generate when there is something to generate. */
 static int after_score(struct sl_choice *ch)
 {
@@ -232,6 +286,7 @@ static void on_reply(void *arg, const struct sl_effect *fx)
     case SL_FX_TOKEN:
         ch->completion_tokens++;
         rc = add_text(ch, fx->token.text, fx->token.text_len, fx->token.sampled, NULL);
+        if (rc == 0 && !r->failed) rc = end_after_call(ch);
         break;
     case SL_FX_SCORED:
         on_scored(ch, fx->scored);
@@ -268,6 +323,7 @@ static int submit(struct sl_choice *ch)
                           .score = ch->scoring};
     struct sl_err err = {0};
     memcpy(s.stops, r->req.stops, sizeof(s.stops));
+    if (ch->answer) sl_api_show_marks(api->service, &s);
     int k = ch->index % r->req.n; /* several answers to one prompt must differ */
     s.sampling.seed = k ? sl_mix64(r->req.sampling.seed + (uint64_t)k) : r->req.sampling.seed;
     if (!ch->track.submit_ns) sl_track_start(&ch->track, sl_env_now_ns());

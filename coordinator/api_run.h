@@ -9,6 +9,7 @@
 
 #include "coordinator/api_json.h"
 #include "coordinator/api_prompt.h"
+#include "coordinator/api_tools.h"
 #include "coordinator/http_conn.h"
 
 struct sl_run;
@@ -23,8 +24,12 @@ struct sl_choice {
     size_t prompt_text_len;
     float *prompt_logprobs; /* [prompt->len], [0] unused; NULL unless scored */
     struct sl_track track;
-    struct sl_buf text; /* answer so far, when it is not streamed */
-    size_t offset;      /* characters of text before the next token */
+    struct sl_buf text;       /* answer so far, when it is not streamed */
+    struct sl_answer *answer; /* takes a chat answer apart; NULL: its text is its content */
+    struct sl_buf reasoning;  /* so far, when it is not streamed */
+    json_t *calls;            /* the message's tool_calls so far; NULL: none */
+    json_t *deltas;           /* of a stream: what the last text brought, not sent yet */
+    size_t offset;            /* characters of text before the next token */
     json_t
         *logprobs; /* chat: content array; completions: object of arrays; NULL when not asked for */
     const char *finish; /* NULL while running */
@@ -66,6 +71,11 @@ json_t *sl_answer_logprobs_new(const struct sl_run *r);
  * (chat). */
 json_t *sl_answer_chunk(const struct sl_choice *ch, const char *text, size_t n, json_t *logprobs,
                         const char *finish, int first);
+/* A chat chunk with this delta, which is taken over. */
+json_t *sl_answer_delta_chunk(const struct sl_choice *ch, json_t *delta, json_t *logprobs,
+                              const char *finish);
+/* Adds what the parser told to the choice's deltas (a stream), or to its message. */
+int sl_answer_event_add(struct sl_choice *ch, const struct sl_answer_event *ev);
 json_t *sl_answer_usage_chunk(const struct sl_run *r);
 json_t *sl_answer_whole(struct sl_run *r);
 

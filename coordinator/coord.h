@@ -24,6 +24,7 @@ struct sl_coord;
 
 #define SL_STOPS_MAX 16     /* stop strings of one request */
 #define SL_STOP_LEN_MAX 256 /* bytes of one stop string */
+#define SL_MARKS_MAX 16     /* special tokens of one request whose text is shown */
 /* A stage that dies more often than this within the window takes the cluster with it. */
 #define SL_RESTARTS_MAX 5
 #define SL_RESTART_WINDOW_NS 60000000000ull
@@ -64,6 +65,9 @@ struct sl_submit {
     struct sl_sampling sampling;
     const char *stops[SL_STOPS_MAX]; /* copied */
     int n_stops;
+    int32_t marks[SL_MARKS_MAX]; /* special tokens whose text is part of the answer's: the marks of
+                                    tool calls and reasoning; the others stay hidden */
+    int n_marks;
     int ignore_eos;
     int priority; /* higher first */
     int adapter;  /* 0 the model itself, else 1 + number of a LoRA adapter */

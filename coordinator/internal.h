@@ -92,7 +92,7 @@ struct sl_service {
     struct sl_weights *weights;
     struct sl_config config;
     struct sl_tokenizer *tokenizer;
-    struct sl_template *template;
+    struct sl_chat *chat; /* NULL: no chat template */
     char model_name[96];
     int context;
     uint64_t workspace_bytes; /* a stage's memory besides weights and KV */

@@ -85,6 +85,9 @@ int sl_request_check(const struct sl_submit *s, int n_vocab, int n_adapters, int
             return sl_err_set(err, SL_EINPUT,
                               "token %d at position %d; the model has tokens 0 to %d",
                               (int)s->tokens[i], i, n_vocab - 1);
+    if (s->n_marks < 0 || s->n_marks > SL_MARKS_MAX)
+        return sl_err_set(err, SL_ELIMIT, "%d special tokens to be shown; at most %d", s->n_marks,
+                          SL_MARKS_MAX);
     int rc = check_sampling(&s->sampling, n_vocab, err);
     return rc ? rc : check_stops(s, err);
 }
@@ -117,6 +120,8 @@ int sl_request_create(const struct sl_submit *s, int context, int block_tokens, 
     r->logits = s->logits;
     r->ignore_eos = s->ignore_eos;
     r->max_tokens = s->max_tokens;
+    r->n_marks = s->n_marks;
+    memcpy(r->marks, s->marks, sizeof r->marks);
     r->adapter = s->adapter;
     r->n_prompt = r->n_tokens = s->n_tokens;
     r->seq = -1;
@@ -205,6 +210,13 @@ static size_t showable(const struct sl_request *r, const char *s, size_t n)
     return n;
 }
 
+static int is_mark(const struct sl_request *r, int32_t token)
+{
+    for (int i = 0; i < r->n_marks; i++)
+        if (r->marks[i] == token) return 1;
+    return 0;
+}
+
 int sl_request_push(struct sl_request *r, const struct sl_tokenizer *t, int32_t token,
                     struct sl_request_out *out)
 {
@@ -216,7 +228,7 @@ int sl_request_push(struct sl_request *r, const struct sl_tokenizer *t, int32_t 
     int rc = 0;
     int end = t && !r->ignore_eos && sl_tokenizer_is_end(t, token);
     if (t && !end) {
-        if ((rc = sl_detok_push(&r->detok, t, token, 0, &r->text)) != 0) return rc;
+        if ((rc = sl_detok_push(&r->detok, t, token, is_mark(r, token), &r->text)) != 0) return rc;
         size_t stop = r->n_stops ? find_stop(r, sl_buf_str(&r->text), r->text.len) : r->text.len;
         if (stop < r->text.len) {
             out->ended = 1;

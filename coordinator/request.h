@@ -42,6 +42,8 @@ struct sl_request {
     char *stop_text; /* owns the stop strings */
     const char *stops[SL_STOPS_MAX];
     int n_stops;
+    int32_t marks[SL_MARKS_MAX]; /* special tokens that are text here */
+    int n_marks;
 
     /* scheduling: sched.c's */
     struct sl_list link; /* in the list of its state */

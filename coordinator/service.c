@@ -12,7 +12,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "coordinator/internal.h"
-#include "model/template.h"
+#include "model/chat.h"
 #include "model/tokenizer.h"
 
 #define LOGIT_ROWS 64 /* rows of logits that a last stage may hold at one time */
@@ -307,19 +307,32 @@ void sl_service_give_up(struct sl_service *s, const struct sl_err *err)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+/* Without a usable template of its own the model still completes plain prompts; what the user set
+ * must be right. */
+static int read_chat(struct sl_service *s, struct sl_err *err)
+{
+    const struct sl_chat_options o = {.template_file = s->cluster->chat_template,
+                                      .tool_parser = s->cluster->tool_parser,
+                                      .reasoning_parser = s->cluster->reasoning_parser};
+    struct sl_err e = {0};
+    int r = sl_chat_open(s->weights, &o, &s->chat, &e);
+    if (r == 0 || r == SL_EUNSUPPORTED) return 0;
+    if (o.template_file || r == SL_EUSAGE || r == SL_ENOMEM) {
+        if (err) *err = e;
+        return r;
+    }
+    sl_log(SL_LOG_WARN, "coord", "no chat template: %s", e.msg);
+    return 0;
+}
+
 static int read_model(struct sl_service *s, struct sl_err *err)
 {
     int r = sl_weights_open(s->cluster->model_path, &s->weights, err);
     if (r == 0) r = sl_config_read(s->weights, &s->config, err);
     if (r == 0) r = sl_tokenizer_open(s->weights, &s->tokenizer, err);
     if (r) return r;
-    const struct sl_meta *t = sl_weights_meta(s->weights, "tokenizer.chat_template");
-    if (t && t->type == SL_META_STRING) {
-        struct sl_err e = {0};
-        if (sl_template_compile(t->s, t->len, &s->template,
-                                &e)) /* completions still work without it */
-            sl_log(SL_LOG_WARN, "coord", "the model's chat template does not compile: %s", e.msg);
-    }
+    r = read_chat(s, err);
+    if (r) return r;
     const char *slash = strrchr(s->cluster->model_path, '/');
     snprintf(s->model_name, sizeof s->model_name, "%s",
              s->config.name[0] ? s->config.name
@@ -494,7 +507,7 @@ void sl_service_destroy(struct sl_service *s)
 {
     if (!s) return;
     sl_coord_destroy(s->coord);
-    sl_template_free(s->template);
+    sl_chat_close(s->chat);
     sl_tokenizer_close(s->tokenizer);
     sl_weights_close(s->weights);
     sl_results_in_close(&s->results);
@@ -533,9 +546,9 @@ const struct sl_tokenizer *sl_service_tokenizer(const struct sl_service *s)
     return s->tokenizer;
 }
 
-const struct sl_template *sl_service_template(const struct sl_service *s)
+const struct sl_chat *sl_service_chat(const struct sl_service *s)
 {
-    return s->template;
+    return s->chat;
 }
 
 const struct sl_weights *sl_service_weights(const struct sl_service *s)

@@ -21,7 +21,7 @@ struct uv_loop_s;
 struct json_t;
 struct sl_service;
 struct sl_tokenizer;
-struct sl_template;
+struct sl_chat;
 struct sl_config;
 struct sl_weights;
 
@@ -64,8 +64,8 @@ int sl_service_is_serving(const struct sl_service *s);
 const char *sl_service_model_name(const struct sl_service *s); /* general.name or the file's name */
 const struct sl_config *sl_service_config(const struct sl_service *s);
 const struct sl_tokenizer *sl_service_tokenizer(const struct sl_service *s);
-const struct sl_template *
-sl_service_template(const struct sl_service *s); /* NULL: the model has none */
+/* Templates and answer style; NULL: the model has no chat template. */
+const struct sl_chat *sl_service_chat(const struct sl_service *s);
 const struct sl_weights *sl_service_weights(const struct sl_service *s); /* metadata of the model */
 int sl_service_context(const struct sl_service *s);                      /* tokens */
 const struct sl_cluster *sl_service_cluster(const struct sl_service *s);

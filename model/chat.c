@@ -3,60 +3,21 @@
 #include "model/chat.h"
 
 #include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/sl_assert.h"
+#include "model/chat_part.h"
 #include "model/template.h"
-#include "model/weights.h"
 
 #define PART_SEPARATOR "\n" /* between the text parts of one message, as other servers have it */
-
-int sl_chat_template(const struct sl_weights *w, struct sl_template **out, struct sl_err *err)
-{
-    const struct sl_meta *m = sl_weights_meta(w, "tokenizer.chat_template");
-    *out = NULL;
-    if (!m)
-        return sl_err_set(
-            err, SL_EUNSUPPORTED,
-            "%s has no chat template (metadata tokenizer.chat_template): send plain prompts to it",
-            sl_weights_path(w));
-    if (m->type != SL_META_STRING)
-        return sl_err_set(err, SL_EINPUT, "%s: metadata tokenizer.chat_template is not a string",
-                          sl_weights_path(w));
-    return sl_template_compile(m->s, m->len, out, err);
-}
 
 /* ---- variables ------------------------------------------------------------------------------- */
 
 static int out_of_memory(struct sl_err *err)
 {
     return sl_err_set(err, SL_ENOMEM, "chat request: out of memory");
-}
-
-static int set_token(const struct sl_weights *w, json_t *vars, const char *var, const char *id_key,
-                     struct sl_err *err)
-{
-    const struct sl_meta *tokens = sl_weights_meta(w, "tokenizer.ggml.tokens");
-    int64_t id;
-    if (json_object_get(vars, var)) return 0;
-    int rc = sl_weights_int(w, id_key, -1, -1, INT32_MAX, &id, err);
-    if (rc || id < 0) return rc;
-    if (!tokens || tokens->type != SL_META_ARRAY || tokens->elem != SL_META_STRING ||
-        (size_t)id >= tokens->len)
-        return sl_err_set(err, SL_EINPUT,
-                          "%s: metadata %s is %lld, which is no token of the vocabulary",
-                          sl_weights_path(w), id_key, (long long)id);
-    struct sl_meta token = sl_meta_at(tokens, (size_t)id);
-    json_t *text = json_stringn(token.s, token.len);
-    if (!text)
-        return sl_err_set(err, SL_EINPUT, "%s: the token of metadata %s is not UTF-8 text",
-                          sl_weights_path(w), id_key);
-    return json_object_set_new(vars, var, text) ? out_of_memory(err) : 0;
-}
-
-int sl_chat_set_tokens(const struct sl_weights *w, json_t *vars, struct sl_err *err)
-{
-    int rc = set_token(w, vars, "bos_token", "tokenizer.ggml.bos_token_id", err);
-    return rc ? rc : set_token(w, vars, "eos_token", "tokenizer.ggml.eos_token_id", err);
 }
 
 int sl_chat_merge_kwargs(json_t *vars, struct sl_err *err)
@@ -138,6 +99,24 @@ static int parse_arguments(json_t *calls, size_t message, struct sl_err *err)
     return 0;
 }
 
+/* Servers and clients have two names for it, templates a third. */
+static int spread_reasoning(json_t *m, struct sl_err *err)
+{
+    static const char *const names[] = {"reasoning_content", "reasoning", "thinking"};
+    json_t *given = NULL;
+    for (size_t i = 0; i < SL_ARRAY_LEN(names); i++)
+        if (!json_string_length(given)) given = json_object_get(m, names[i]);
+    if (!json_string_length(given)) return 0;
+    /* gpt-oss's template refuses thinking beside both a text and calls. */
+    int full = json_string_length(json_object_get(m, "content")) &&
+               json_array_size(json_object_get(m, "tool_calls"));
+    for (size_t i = 0; i < SL_ARRAY_LEN(names) - (size_t)full; i++)
+        if (!json_string_length(json_object_get(m, names[i])) &&
+            json_object_set(m, names[i], given))
+            return out_of_memory(err);
+    return 0;
+}
+
 static int check_message(json_t *m, size_t i, struct sl_err *err)
 {
     json_t *content = json_object_get(m, "content"), *calls = json_object_get(m, "tool_calls"),
@@ -159,7 +138,11 @@ static int check_message(json_t *m, size_t i, struct sl_err *err)
                           "messages[%zu].content must be a string, null or an array of text parts",
                           i);
     }
-    return calls && !json_is_null(calls) ? parse_arguments(calls, i, err) : 0;
+    if (strcmp(role, "assistant") != 0) return 0;
+    int rc = spread_reasoning(m, err);
+    if (rc || !calls || json_is_null(calls)) return rc;
+    if (!content && json_object_set_new(m, "content", json_null())) return out_of_memory(err);
+    return parse_arguments(calls, i, err);
 }
 
 static int set_messages(json_t *vars, const json_t *request, struct sl_err *err)
@@ -205,8 +188,75 @@ static int set_options(json_t *vars, const json_t *request, struct sl_err *err)
     return sl_chat_merge_kwargs(vars, err);
 }
 
-int sl_chat_prompt(const struct sl_template *t, const struct sl_weights *w, const json_t *request,
-                   struct sl_buf *out, struct sl_err *err)
+/* ---- rendering ------------------------------------------------------------------------------- */
+
+/* The arguments of the first call that has some: an object. NULL: there is none. */
+static const json_t *first_arguments(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        const json_t *calls = json_object_get(json_array_get(messages, i), "tool_calls");
+        for (size_t k = 0; k < json_array_size(calls); k++) {
+            const json_t *f = json_object_get(json_array_get(calls, k), "function");
+            const json_t *a = json_object_get(f, "arguments");
+            if (json_is_object(a) && json_object_size(a)) return a;
+        }
+    }
+    return NULL;
+}
+
+/* Turns all arguments back into JSON text. */
+static int arguments_to_text(json_t *messages, struct sl_err *err)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        const json_t *calls = json_object_get(json_array_get(messages, i), "tool_calls");
+        for (size_t k = 0; k < json_array_size(calls); k++) {
+            json_t *f = json_object_get(json_array_get(calls, k), "function");
+            const json_t *a = json_object_get(f, "arguments");
+            if (!json_is_object(a)) continue;
+            char *text = json_dumps(a, JSON_PRESERVE_ORDER);
+            int rc = text ? json_object_set_new(f, "arguments", json_string(text)) : -1;
+            free(text);
+            if (rc) return out_of_memory(err);
+        }
+    }
+    return 0;
+}
+
+/* Did the template print an object as text, which gives Python's notation with its quotes? */
+static int printed_object(const struct sl_buf *out, size_t from, const json_t *arguments)
+{
+    const char *key = json_object_iter_key(json_object_iter((json_t *)(uintptr_t)arguments));
+    char head[128];
+    int n = snprintf(head, sizeof head, "{'%s':", key);
+    return n < (int)sizeof head && out->len > from && strstr(sl_buf_str(out) + from, head) != NULL;
+}
+
+/* Most templates want the arguments of calls as objects (`tojson` prints them); some put them into
+ * text as they are and so want JSON text: the former error out or print Python's notation. Which
+ * one this is shows only in the rendering. */
+static int render(const struct sl_template *t, json_t *vars, struct sl_buf *out, struct sl_err *err)
+{
+    json_t *messages = json_object_get(vars, "messages");
+    const json_t *arguments = first_arguments(messages);
+    size_t before = out->len;
+    int rc = sl_template_render(t, vars, out, err);
+    if (!arguments || (rc == 0 && !printed_object(out, before, arguments))) return rc;
+    struct sl_err second = {0};
+    struct sl_buf text;
+    sl_buf_init(&text, SL_TEMPLATE_OUTPUT_MAX);
+    int again = arguments_to_text(messages, &second);
+    if (again == 0) again = sl_template_render(t, vars, &text, &second);
+    if (again == 0) {
+        out->len = before; /* what the first rendering left */
+        rc = sl_buf_add(out, sl_buf_str(&text), text.len);
+        if (rc) rc = out_of_memory(err);
+    }
+    sl_buf_close(&text);
+    return rc;
+}
+
+int sl_chat_render(const struct sl_chat *c, const json_t *request, struct sl_buf *out,
+                   struct sl_err *err)
 {
     if (!json_is_object(request))
         return sl_err_set(err, SL_EINPUT, "the request must be a JSON object");
@@ -216,8 +266,9 @@ int sl_chat_prompt(const struct sl_template *t, const struct sl_weights *w, cons
     if (rc == 0) rc = set_array(vars, request, "tools", err);
     if (rc == 0) rc = set_array(vars, request, "documents", err);
     if (rc == 0) rc = set_options(vars, request, err);
-    if (rc == 0 && w) rc = sl_chat_set_tokens(w, vars, err);
-    if (rc == 0) rc = sl_template_render(t, vars, out, err);
+    if (rc == 0) rc = sl_chat_set_tokens(c, vars, err);
+    int tools = json_array_size(json_object_get(vars, "tools")) > 0;
+    if (rc == 0) rc = render(sl_chat_template(c, tools), vars, out, err);
     json_decref(vars);
     return rc;
 }

@@ -94,6 +94,8 @@ static int generate_out(const struct sl_api_generate *g, Sluice__Api__Generate *
     p->logprobs = (uint32_t)SL_MAX(g->sampling.n_top, 0);
     p->priority = g->priority;
     p->tools_json = text(g->tools_json);
+    p->parse = g->parse;
+    p->options_json = text(g->options_json);
     return sampling_out(g, p->sampling, a);
 }
 
@@ -112,6 +114,19 @@ static int token_out(const struct sl_api_token *t, Sluice__Api__Token *p, struct
         p->top[i]->token = t->top[i].token;
         p->top[i]->logprob = t->top[i].logprob;
         p->top[i]->text = text(t->top[i].text);
+    }
+    p->reasoning.data = (uint8_t *)t->reasoning;
+    p->reasoning.len = t->reasoning_len;
+    p->n_calls = t->n_calls;
+    p->calls = pointers(a, t->n_calls, sizeof(Sluice__Api__Call));
+    if (!p->calls) return SL_ENOMEM;
+    for (size_t i = 0; i < t->n_calls; i++) {
+        sluice__api__call__init(p->calls[i]);
+        p->calls[i]->index = t->calls[i].index;
+        p->calls[i]->id = text(t->calls[i].id);
+        p->calls[i]->name = text(t->calls[i].name);
+        p->calls[i]->arguments.data = (uint8_t *)t->calls[i].arguments;
+        p->calls[i]->arguments.len = t->calls[i].arguments_len;
     }
     return 0;
 }
@@ -258,7 +273,14 @@ static int generate_in(const Sluice__Api__Generate *p, struct sl_api_generate *g
     g->want_logprobs = p->want_logprobs;
     g->priority = p->priority;
     g->tools_json = p->tools_json && *p->tools_json ? p->tools_json : NULL;
+    g->parse = p->parse;
+    g->options_json = p->options_json && *p->options_json ? p->options_json : NULL;
     return sampling_in(p->sampling, g);
+}
+
+static const char *bytes(const ProtobufCBinaryData *b)
+{
+    return b->data ? (const char *)b->data : "";
 }
 
 static int token_in(const Sluice__Api__Token *p, struct sl_api_token *t, struct sl_arena *a)
@@ -268,9 +290,22 @@ static int token_in(const Sluice__Api__Token *p, struct sl_api_token *t, struct 
     if (!top) return SL_ENOMEM;
     for (size_t i = 0; i < p->n_top; i++)
         top[i] = (struct sl_api_top){p->top[i]->token, p->top[i]->logprob, text(p->top[i]->text)};
-    *t = (struct sl_api_token){p->id,       p->text.data ? (const char *)p->text.data : "",
-                               p->text.len, p->logprob,
-                               p->n_top,    top};
+    struct sl_api_call *calls = sl_arena_alloc(a, p->n_calls * sizeof(*calls) + 1);
+    if (!calls) return SL_ENOMEM;
+    for (size_t i = 0; i < p->n_calls; i++)
+        calls[i] =
+            (struct sl_api_call){p->calls[i]->index, text(p->calls[i]->id), text(p->calls[i]->name),
+                                 bytes(&p->calls[i]->arguments), p->calls[i]->arguments.len};
+    *t = (struct sl_api_token){.id = p->id,
+                               .text = bytes(&p->text),
+                               .text_len = p->text.len,
+                               .logprob = p->logprob,
+                               .n_top = p->n_top,
+                               .top = top,
+                               .reasoning = bytes(&p->reasoning),
+                               .reasoning_len = p->reasoning.len,
+                               .n_calls = p->n_calls,
+                               .calls = calls};
     return 0;
 }
 

@@ -63,13 +63,21 @@ struct sl_api_generate {
     size_t n_stops;
     int ignore_eos, want_logprobs;
     int32_t priority;
-    const char *tools_json; /* NULL: none */
+    const char *tools_json;   /* NULL: none */
+    int parse;                /* reasoning and calls apart from the text */
+    const char *options_json; /* NULL: none */
 };
 
 struct sl_api_top {
     int32_t token;
     float logprob;
     const char *text; /* never NULL */
+};
+struct sl_api_call {
+    uint32_t index;
+    const char *id, *name; /* never NULL */
+    const char *arguments; /* not NUL-terminated by contract */
+    size_t arguments_len;
 };
 struct sl_api_token {
     int32_t id;
@@ -78,9 +86,13 @@ struct sl_api_token {
     float logprob;
     size_t n_top;
     const struct sl_api_top *top;
+    const char *reasoning; /* as text */
+    size_t reasoning_len;
+    size_t n_calls;
+    const struct sl_api_call *calls;
 };
 struct sl_api_done {
-    const char *finish_reason; /* "stop", "length", "cancelled" */
+    const char *finish_reason; /* "stop", "length", "tool_calls", "cancelled" */
     uint32_t prompt_tokens, completion_tokens;
     uint64_t queue_ns, prefill_ns, decode_ns;
 };

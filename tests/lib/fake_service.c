@@ -10,7 +10,6 @@
 #include "base/list.h"
 #include "model/chat.h"
 #include "model/config.h"
-#include "model/template.h"
 #include "model/tokenizer.h"
 #include "tests/lib/gguf_writer.h"
 
@@ -21,7 +20,8 @@ struct request {
     struct sl_submit sub;
     int32_t *tokens;
     char *stops[SL_STOPS_MAX];
-    int given; /* tokens so far */
+    int given;            /* tokens so far */
+    struct sl_ids answer; /* to be given */
     struct sl_detok detok;
     struct sl_buf text; /* not shown yet */
     sl_reply_fn reply;
@@ -39,7 +39,7 @@ struct sl_service {
     uint8_t *file;
     struct sl_weights *weights;
     struct sl_tokenizer *tokenizer;
-    struct sl_template *tmpl;
+    struct sl_chat *chat;
     struct sl_config config;
     struct sl_cluster cluster;
     void (*done)(void *arg);
@@ -78,6 +78,27 @@ static void open_model(struct sl_service *s)
     static char names[256][4];
     static const char *tokens[FAKE_VOCAB];
     int32_t types[FAKE_VOCAB];
+    static const char *const marks[FAKE_VOCAB - FAKE_MARKS] = {"<tool_call>",
+                                                               "</tool_call>",
+                                                               "<think>",
+                                                               "</think>",
+                                                               "[TOOL_CALLS]",
+                                                               "[ARGS]",
+                                                               "[THINK]",
+                                                               "[/THINK]",
+                                                               "<|python_tag|>",
+                                                               "<|start|>",
+                                                               "<|channel|>",
+                                                               "<|message|>",
+                                                               "<|end|>",
+                                                               "<|call|>",
+                                                               "<|constrain|>",
+                                                               "<｜tool▁calls▁begin｜>",
+                                                               "<｜tool▁call▁begin｜>",
+                                                               "<｜tool▁sep｜>",
+                                                               "<｜tool▁call▁end｜>",
+                                                               "<｜tool▁calls▁end｜>",
+                                                               "<|tool_call|>"};
     struct gguf_writer g;
     struct sl_err err = {0};
     size_t n;
@@ -86,7 +107,8 @@ static void open_model(struct sl_service *s)
         tokens[i] = i < 256           ? names[i]
                     : i == FAKE_BOS   ? "<|bos|>"
                     : i == FAKE_START ? "<|im_start|>"
-                                      : "<|im_end|>";
+                    : i == FAKE_END   ? "<|im_end|>"
+                                      : marks[i - FAKE_MARKS];
         types[i] = i < 256 ? 1 : 3;
     }
     gguf_init(&g);
@@ -105,7 +127,7 @@ static void open_model(struct sl_service *s)
     gguf_close(&g);
     if (sl_weights_open_memory("fake-model-Q4.gguf", s->file, n, &s->weights, &err) ||
         sl_tokenizer_open(s->weights, &s->tokenizer, &err) ||
-        sl_chat_template(s->weights, &s->tmpl, &err)) {
+        sl_chat_open(s->weights, NULL, &s->chat, &err)) {
         fprintf(stderr, "fake model: %s\n", err.msg);
         abort();
     }
@@ -119,6 +141,7 @@ static void request_free(struct request *r)
     r->s->counts.live--;
     for (int i = 0; i < r->sub.n_stops; i++) free(r->stops[i]);
     free(r->tokens);
+    free(r->answer.data);
     sl_buf_close(&r->text);
     free(r);
 }
@@ -195,20 +218,23 @@ static int give(struct request *r)
         return 0;
     }
     int limit = r->sub.max_tokens > 0 ? r->sub.max_tokens : s->script.context - r->sub.n_tokens;
-    int over = !r->sub.ignore_eos && r->given >= r->sub.n_tokens;
+    int n_answer = s->script.answer ? (int)r->answer.len : r->sub.n_tokens;
+    int over = !r->sub.ignore_eos && r->given >= n_answer;
     if (over || r->given >= limit) {
         fx.kind = SL_FX_DONE;
         fx.done.reason = over ? SL_FINISH_STOP : SL_FINISH_LENGTH;
         end(r, &fx);
         return 0;
     }
-    struct sl_sampled v = {.token = r->tokens[r->given % r->sub.n_tokens],
-                           .logprob = -0.5f,
-                           .n_top = r->sub.sampling.n_top};
+    const int32_t *answer = s->script.answer ? r->answer.data : r->tokens;
+    struct sl_sampled v = {
+        .token = answer[r->given % n_answer], .logprob = -0.5f, .n_top = r->sub.sampling.n_top};
     for (int i = 0; i < v.n_top; i++)
         v.top[i] = (struct sl_top){(v.token + i) % 256, -0.5f - (float)i};
     r->given++;
-    sl_detok_push(&r->detok, s->tokenizer, v.token, 0, &r->text);
+    int shown = 0;
+    for (int i = 0; i < r->sub.n_marks; i++) shown |= r->sub.marks[i] == v.token;
+    sl_detok_push(&r->detok, s->tokenizer, v.token, shown, &r->text);
     if (find_stop(r, &hold)) {
         fx.kind = SL_FX_DONE;
         fx.done.reason = SL_FINISH_STOP;
@@ -276,6 +302,10 @@ int sl_service_submit(struct sl_service *s, const struct sl_submit *req, sl_repl
     r->tokens = malloc((size_t)req->n_tokens * sizeof(*r->tokens));
     memcpy(r->tokens, req->tokens, (size_t)req->n_tokens * sizeof(*r->tokens));
     for (int i = 0; i < req->n_stops; i++) r->stops[i] = strdup(req->stops[i]);
+    if (s->script.answer &&
+        sl_tokenizer_encode(s->tokenizer, s->script.answer, strlen(s->script.answer),
+                            SL_TOK_SPECIAL, &r->answer, err))
+        abort();
     sl_buf_init(&r->text, 1 << 20);
     r->reply = reply;
     r->arg = arg;
@@ -316,9 +346,9 @@ const struct sl_tokenizer *sl_service_tokenizer(const struct sl_service *s)
 {
     return s->tokenizer;
 }
-const struct sl_template *sl_service_template(const struct sl_service *s)
+const struct sl_chat *sl_service_chat(const struct sl_service *s)
 {
-    return s->tmpl;
+    return s->chat;
 }
 const struct sl_weights *sl_service_weights(const struct sl_service *s)
 {
@@ -378,7 +408,7 @@ struct sl_service *fake_new(uv_loop_t *loop)
 {
     struct sl_service *s = calloc(1, sizeof(*s));
     s->loop = loop;
-    s->script = (struct fake_script){1, 1, 64, 512, -1, 0, 0};
+    s->script = (struct fake_script){1, 1, 64, 512, -1, 0, 0, NULL};
     s->next_id = 1;
     s->cluster.model_path = "/models/fake-model-Q4.gguf";
     sl_list_init(&s->live);
@@ -386,6 +416,16 @@ struct sl_service *fake_new(uv_loop_t *loop)
     uv_timer_init(loop, &s->timer);
     uv_timer_start(&s->timer, on_tick, 1, 0);
     return s;
+}
+
+int fake_chat(struct sl_service *s, const struct sl_chat_options *o, struct sl_err *err)
+{
+    struct sl_chat *chat;
+    int rc = sl_chat_open(s->weights, o, &chat, err);
+    if (rc) return rc;
+    sl_chat_close(s->chat);
+    s->chat = chat;
+    return 0;
 }
 
 struct fake_script *fake_script(struct sl_service *s)
@@ -406,7 +446,7 @@ static void on_closed(uv_handle_t *h)
     struct sl_service *s = sl_container_of(h, struct sl_service, timer);
     while (!sl_list_empty(&s->live))
         request_free(sl_container_of(s->live.next, struct request, node));
-    sl_template_free(s->tmpl);
+    sl_chat_close(s->chat);
     sl_tokenizer_close(s->tokenizer);
     sl_weights_close(s->weights);
     free(s->file);
