@@ -5,7 +5,8 @@
 #include "base/cpu.h"
 #include "kernels/cpu/matmul.h"
 
-void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int64_t to);
+void sl_mm_quantize_avx512(const struct sl_mm_act *a, const float *x, int row, int64_t from,
+                           int64_t to);
 
 /* sl_mm_tile_avx512_SL_Q4_0 and so on, one sl_mm_tile_fn per format. */
 #define X(type, ...)                                                                               \
@@ -13,6 +14,7 @@ void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int
                                   int rows, float *acc);
 SL_MM_FORMATS(X)
 SL_MM_FLOAT_FORMATS(X)
+SL_MM_SMALL_FORMATS(X)
 #undef X
 
 #endif

@@ -90,7 +90,7 @@ struct pending {
 INLINE void scale(enum sl_mm_scales kind, int shift, int t, const struct pending *p,
                   const int32_t *in, const struct sl_mm_act *a, float *acc)
 {
-    __m512 factor = p->f[t].scale[0], min = p->f[t].min;
+    __m512 factor = p->f[t].scale[0], min = p->f[t].min[0];
     const int32_t *neg = a->neg + p->at;
     const float *s = a->scale + p->at, *sum = a->sum + p->at;
     acc += t * SL_MM_ACC + p->first * SL_MM_LANES;
@@ -104,8 +104,7 @@ INLINE void scale(enum sl_mm_scales kind, int shift, int t, const struct pending
         __m512 v =
             _mm512_fmadd_ps(_mm512_mul_ps(factor, _mm512_set1_ps(s[r])),
                             _mm512_cvtepi32_ps(_mm512_add_epi32(hi, lo)), _mm512_load_ps(acc));
-        if (kind == SL_MM_DM || kind == SL_MM_K)
-            v = _mm512_fmadd_ps(min, _mm512_set1_ps(sum[r]), v);
+        if (sl_mm_has_min(kind)) v = _mm512_fmadd_ps(min, _mm512_set1_ps(sum[r]), v);
         _mm512_store_ps(acc, v);
     }
 }
@@ -118,7 +117,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     _Alignas(64) uint8_t b[SL_MM_SPAN][8 * 64];
     struct factors f[2][SL_MM_SPAN] = {0};             /* of this group and of the one before */
     struct pending last = {.rows = 0, .f = f[0]}, now; /* at first nothing waits */
-    int64_t groups = a->cols / SL_MM_GROUP;
+    int64_t groups = a->groups;
     struct ahead ahead = ahead_of(codes, in, tiles, groups);
     _tile_loadconfig(&config);
     memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
@@ -157,7 +156,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     static void tile_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,        \
                             int rows, float *acc)                                                  \
     {                                                                                              \
-        if (rows < AMX_ROWS || factor == SL_MM_K16)                                                \
+        if (rows < AMX_ROWS || sl_mm_halves(factor))                                               \
             sl_mm_tile_avx512_##type(w, a, row, rows, acc);                                        \
         else if (w->tiles == 1)                                                                    \
             span(kind, factor, shift, 1, w, a, row, rows, acc);                                    \
@@ -177,7 +176,7 @@ static const struct sl_mm_kernels kernels = {
             SL_MM_FORMATS(X)
 #undef X
 #define X(type, ...) [type] = sl_mm_tile_avx512_##type,
-                SL_MM_FLOAT_FORMATS(X)
+                SL_MM_FLOAT_FORMATS(X) SL_MM_SMALL_FORMATS(X)
 #undef X
         },
 };

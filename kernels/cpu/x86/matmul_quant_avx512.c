@@ -15,9 +15,9 @@
 
 /* ---- activations ----------------------------------------------------------------------------- */
 
-void sl_mm_quantize_avx512(const struct sl_mm_act *a, int row, int64_t from, int64_t to)
+void sl_mm_quantize_avx512(const struct sl_mm_act *a, const float *x, int row, int64_t from,
+                           int64_t to)
 {
-    const float *x = a->x + row * a->cols + from * SL_MM_GROUP;
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     for (int64_t g = from; g < to; g++, x += SL_MM_GROUP) {
         int64_t at = g * a->n + row;
@@ -87,7 +87,7 @@ INLINE void step(enum sl_mm_scales kind, int shift, int tiles, __m512i w[][8],
 {
     const int8_t *q = a->q + at * SL_MM_Q_BYTES;
     __m512 s = _mm512_set1_ps(a->scale[at]), d[SL_MM_SPAN];
-    int halves16 = kind == SL_MM_K16; /* two scales, each for half of the quads */
+    int halves16 = sl_mm_halves(kind); /* two scales, each for half of the quads */
     const int32_t *neg = halves16 ? a->neg16 + 2 * at : a->neg + at;
 #pragma GCC unroll 2
     for (int h = 0; h <= halves16; h++) {
@@ -95,11 +95,12 @@ INLINE void step(enum sl_mm_scales kind, int shift, int tiles, __m512i w[][8],
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++)
             acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(f[t].scale[h], s), d[t], acc[t]);
-    }
-    if (kind == SL_MM_DM || kind == SL_MM_K)
+        if (!sl_mm_has_min(kind)) continue;
+        float sum = halves16 ? a->scale[at] * (float)-neg[h] : a->sum[at];
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++)
-            acc[t] = _mm512_fmadd_ps(f[t].min, _mm512_set1_ps(a->sum[at]), acc[t]);
+            acc[t] = _mm512_fmadd_ps(f[t].min[h], _mm512_set1_ps(sum), acc[t]);
+    }
 }
 
 /* One or two rows: two tiles share their broadcasts. */
@@ -107,7 +108,7 @@ INLINE void two_tiles(enum sl_mm_codes codes, enum sl_mm_scales scales, int shif
                       const int R, const struct sl_mm_span *in, const struct sl_mm_act *a, int row,
                       float *acc)
 {
-    int64_t groups = a->cols / SL_MM_GROUP;
+    int64_t groups = a->groups;
     int bytes = sl_mm_code_bytes(codes);
     __m512i w[SL_MM_SPAN][8];
     struct factors f[SL_MM_SPAN];
@@ -158,7 +159,7 @@ INLINE __m512 to_float(__m512i v, const int32_t *neg, int shift)
 
 /* Integer sums that wait to be scaled. */
 struct waiting {
-    __m512i v[2][4]; /* [half][row]: K16 has a scale for each half */
+    __m512i v[2][4]; /* [half][row]: where each half has its scale */
     struct factors f;
     int64_t at; /* g*n + first row */
 };
@@ -167,7 +168,7 @@ struct waiting {
 INLINE void scale_rows(const int N, enum sl_mm_scales kind, int shift, const struct waiting *p,
                        const struct sl_mm_act *a, __m512 sum[])
 {
-    const int two = kind == SL_MM_K16;
+    const int two = sl_mm_halves(kind);
 #pragma GCC unroll 4
     for (int r = 0; r < N; r++) {
         int64_t at = p->at + r;
@@ -177,9 +178,10 @@ INLINE void scale_rows(const int N, enum sl_mm_scales kind, int shift, const str
             const int32_t *neg = two ? a->neg16 + 2 * at + h : a->neg + at;
             sum[r] = _mm512_fmadd_ps(_mm512_mul_ps(p->f.scale[h], s),
                                      to_float(p->v[h][r], neg, shift), sum[r]);
+            if (!sl_mm_has_min(kind)) continue;
+            float of_min = two ? a->scale[at] * (float)-*neg : a->sum[at];
+            sum[r] = _mm512_fmadd_ps(p->f.min[h], _mm512_set1_ps(of_min), sum[r]);
         }
-        if (kind == SL_MM_DM || kind == SL_MM_K)
-            sum[r] = _mm512_fmadd_ps(p->f.min, _mm512_set1_ps(a->sum[at]), sum[r]);
     }
 }
 
@@ -191,8 +193,8 @@ INLINE void few_rows(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift
                      int row, float *acc)
 {
     enum { N = 4 };
-    const int two = scales == SL_MM_K16;
-    int64_t groups = a->cols / SL_MM_GROUP, n = a->n;
+    const int two = sl_mm_halves(scales);
+    int64_t groups = a->groups, n = a->n;
     int bytes = sl_mm_code_bytes(codes);
     const uint8_t *code = in->codes + t * in->stride;
     __m512 sum[8];
@@ -272,7 +274,7 @@ static const struct sl_mm_kernels kernels = {
     .tile =
         {
 #define X(type, ...) [type] = sl_mm_tile_avx512_##type,
-            SL_MM_FORMATS(X) SL_MM_FLOAT_FORMATS(X)
+            SL_MM_FORMATS(X) SL_MM_FLOAT_FORMATS(X) SL_MM_SMALL_FORMATS(X)
 #undef X
         },
 };

@@ -1,9 +1,6 @@
 /* test_matmul.c - every CPU row x every format against a double-precision sum over sl_dequantize's
  * values, and the promise of kernels.h that a row's bits do not depend on the other rows, on their
- * number or on the threads.
- *
- * The bound on the error is derived, not tuned: half a quantization step of each activation times
- * |w|, plus a few fp32 roundings of terms no larger than the group's largest |w| times |x|. */
+ * number or on the threads. Float and block formats; planar ones in test_matmul_planar.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +14,7 @@
 
 #include "base/cpu.h"
 #include "base/sl_assert.h"
-#include "kernels/cpu/cpu.h"
+#include "matmul_lib.h"
 
 /* Weights of the largest shape tried. Sanitizers make it all ten times slower, and what they look
  * for shows at the edges, which small shapes have too. */
@@ -27,49 +24,20 @@
 #define SHAPE_MAX INT64_MAX
 #endif
 
-enum {
-    GROUP = 32,
-    STEPS = 127 * 256,
-    N_MAX = 512,
-    CHECKED = 6 /* rows of x held against the reference */
-};
-
-static uint64_t state = 88172645463325252ull;
-
-static uint32_t rnd(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state >> 16);
-}
-
-static float normal(void) /* about; the sum of 4 uniforms */
-{
-    float s = 0;
-    for (int i = 0; i < 4; i++) s += (float)(rnd() & 0xffffff) / 16777216.0f - 0.5f;
-    return s * 1.7f;
-}
-
-static void *grab(size_t bytes)
-{
-    void *p = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
-    assert_non_null(p);
-    return p;
-}
+enum { CHECKED = 6 /* rows of x held against the reference */ };
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
 /* A scale: mostly ordinary, sometimes zero, subnormal or negative. */
 static void put_half(uint8_t *at)
 {
-    uint16_t h = sl_float_to_half(0.002f + 0.02f * fabsf(normal()));
-    switch (rnd() % 16) {
+    uint16_t h = sl_float_to_half(0.002f + 0.02f * fabsf(t_normal()));
+    switch (t_rnd() % 16) {
     case 0:
         h = 0;
         break;
     case 1:
-        h = 1 + rnd() % 0x3ff;
+        h = 1 + t_rnd() % 0x3ff;
         break;
     case 2:
     case 3:
@@ -83,15 +51,15 @@ static void put_half(uint8_t *at)
 
 static void put_block(enum sl_dtype t, uint8_t *b)
 {
-    float f = normal() * 0.05f;
+    float f = t_normal() * 0.05f;
     uint16_t h;
-    for (int i = 0; i < sl_dtype_block_bytes(t); i++) b[i] = (uint8_t)rnd();
+    for (int i = 0; i < sl_dtype_block_bytes(t); i++) b[i] = (uint8_t)t_rnd();
     switch (t) {
     case SL_F32:
         memcpy(b, &f, sizeof f);
         break;
     case SL_F16:
-        h = rnd() % 50 ? sl_float_to_half(f) : (uint16_t)(rnd() % 0x400);
+        h = t_rnd() % 50 ? sl_float_to_half(f) : (uint16_t)(t_rnd() % 0x400);
         memcpy(b, &h, sizeof h);
         break;
     case SL_BF16:
@@ -109,7 +77,7 @@ static void put_block(enum sl_dtype t, uint8_t *b)
         put_half(b + 108);
         break;
     case SL_MXFP4: /* 2^-10 .. 2^-3; the smallest now and then */
-        b[0] = rnd() % 16 ? (uint8_t)(117 + rnd() % 8) : (uint8_t)(rnd() % 3);
+        b[0] = t_rnd() % 16 ? (uint8_t)(117 + t_rnd() % 8) : (uint8_t)(t_rnd() % 3);
         break;
     case SL_NVFP4: /* all scales but NaN, zero and subnormals too; ggml reads NaN as zero */
         for (int i = 0; i < 4; i++) b[i] &= 0x7f;
@@ -129,7 +97,7 @@ static void put_block(enum sl_dtype t, uint8_t *b)
 static uint8_t *make_weights(enum sl_dtype t, int64_t rows, int64_t cols)
 {
     int64_t blocks = rows * cols / sl_dtype_block(t);
-    uint8_t *b = grab((size_t)blocks * (size_t)sl_dtype_block_bytes(t));
+    uint8_t *b = t_grab((size_t)blocks * (size_t)sl_dtype_block_bytes(t));
     for (int64_t i = 0; i < blocks; i++) put_block(t, b + i * sl_dtype_block_bytes(t));
     return b;
 }
@@ -139,32 +107,13 @@ static int is_float(enum sl_dtype t)
     return sl_dtype_block(t) == 1;
 }
 
-/* ---- activations ----------------------------------------------------------------------------- */
-
-/* Row 1 has an outlier, row 2 is zero, row 3 tiny, row 4 has a zero group; the others are ordinary.
- */
-static float *make_x(int n, int64_t cols)
-{
-    float *x = grab((size_t)(n * cols) * sizeof *x);
-    for (int64_t i = 0; i < n * cols; i++) x[i] = normal();
-    if (n > 1) x[cols + (int64_t)(rnd() % (uint64_t)cols)] = 1000;
-    for (int64_t i = 0; n > 2 && i < cols; i++) x[2 * cols + i] = 0;
-    for (int64_t i = 0; n > 3 && i < cols; i++) x[3 * cols + i] *= 1e-25f;
-    for (int64_t i = 0; n > 4 && i < SL_MIN(cols, 32); i++) x[4 * cols + i] = 0;
-    return x;
-}
-
 /* ---- one CPU row under test ------------------------------------------------------------------ */
-
-static const struct sl_matmul_ops *row; /* set by main for each group of tests */
-static struct sl_pool *pools[3];
-static struct sl_scratch scratch;
 
 static void load(enum sl_dtype t, int64_t rows, int64_t cols, const void *data, struct sl_weight *w)
 {
     struct sl_err err = {0};
     const struct sl_matrix m = sl_matrix_plain(t, rows, cols, data);
-    if (row->load(&m, w, &err) != 0) fail_msg("%s", err.msg);
+    if (t_row->load(&m, w, &err) != 0) fail_msg("%s", err.msg);
     assert_null(w->m.data);
     assert_non_null(w->packed);
     int64_t padded = (rows + 15) / 16 * 16;
@@ -173,73 +122,26 @@ static void load(enum sl_dtype t, int64_t rows, int64_t cols, const void *data, 
         assert_true(w->packed_bytes <= file + file / 10 + (uint64_t)padded / 16 * 64);
 }
 
-static void multiply(int threads, const float *x, int n, const struct sl_product *p, int count)
-{
-    row->run(pools[threads - 1], &scratch, x, n, p, count);
-}
-
-/* Fails when out (one row of it) leaves the bound for x (one row). w is dequantized [rows][cols].
- */
-static void check_row(enum sl_dtype t, int64_t rows, int64_t cols, const float *w, const float *x,
-                      const float *out)
-{
-    for (int64_t r = 0; r < rows; r++) {
-        double sum = 0, bound = 1e-37; /* what underflows may be lost */
-        for (int64_t k0 = 0; k0 < cols; k0 += GROUP) {
-            double top_x = 0, top_w = 0, sum_x = 0, sum_w = 0;
-            for (int64_t k = k0; k < SL_MIN(cols, k0 + GROUP); k++) {
-                double wk = w[r * cols + k], xk = x[k];
-                sum += wk * xk;
-                top_x = fmax(top_x, fabs(xk));
-                top_w = fmax(top_w, fabs(wk));
-                sum_x += fabs(xk);
-                sum_w += fabs(wk);
-            }
-            if (!is_float(t)) bound += 1.001 * top_x / STEPS / 2 * sum_w + 1e-30 * sum_w;
-            bound += 1e-6 * top_w * sum_x;
-        }
-        if (!(fabs(sum - out[r]) <= bound))
-            fail_msg("%s %s %lldx%lld row %lld: %.9g, not %.9g +- %.3g", row->row, sl_dtype_name(t),
-                     (long long)rows, (long long)cols, (long long)r, out[r], sum, bound);
-    }
-}
-
-/* Every number of rows and threads must give the bits of one row alone. */
-static void check_batches(const struct sl_weight *w, const float *x, const float *alone,
-                          const int *ns, int n_ns)
-{
-    float *out = grab((size_t)(N_MAX * w->rows) * sizeof *out);
-    for (int i = 0; i < n_ns; i++) {
-        size_t bytes = (size_t)(ns[i] * w->rows) * sizeof *out;
-        memset(out, 0xff, bytes);
-        struct sl_product p = {.w = w, .out = out};
-        multiply(1 + i % 3, x, ns[i], &p, 1);
-        if (memcmp(out, alone, bytes) != 0)
-            fail_msg("%s %s %lldx%lld: %d rows on %d threads differ from each alone", row->row,
-                     sl_dtype_name(w->m.type), (long long)w->rows, (long long)w->cols, ns[i],
-                     1 + i % 3);
-    }
-    free(out);
-}
-
 static void check_shape(enum sl_dtype t, int64_t rows, int64_t cols, const int *ns, int n_ns)
 {
+    const struct t_bound bound = {.is_float = is_float(t)};
     int n_max = 0;
     for (int i = 0; i < n_ns; i++) n_max = SL_MAX(n_max, ns[i]);
     uint8_t *file = make_weights(t, rows, cols);
-    float *x = make_x(n_max, cols), *alone = grab((size_t)(n_max * rows) * sizeof *alone);
-    float *wide = grab((size_t)(rows * cols) * sizeof *wide);
+    float *x = t_make_x(n_max, cols), *alone = t_grab((size_t)(n_max * rows) * sizeof *alone);
+    float *wide = t_grab((size_t)(rows * cols) * sizeof *wide);
     sl_dequantize(t, file, wide, rows * cols);
     struct sl_weight w = {0};
     load(t, rows, cols, file, &w);
     free(file); /* the packed copy must stand alone */
     for (int i = 0; i < n_max; i++) {
         struct sl_product p = {.w = &w, .out = alone + i * rows};
-        multiply(1, x + i * cols, 1, &p, 1);
-        if (i < CHECKED) check_row(t, rows, cols, wide, x + i * cols, alone + i * rows);
+        t_multiply(1, x + i * cols, 1, &p, 1);
+        if (i < CHECKED)
+            t_check_row(sl_dtype_name(t), rows, cols, wide, x + i * cols, alone + i * rows, &bound);
     }
-    check_batches(&w, x, alone, ns, n_ns);
-    row->unload(&w);
+    t_check_batches(sl_dtype_name(t), &w, x, alone, ns, n_ns);
+    t_row->unload(&w);
     free(x);
     free(alone);
     free(wide);
@@ -267,7 +169,7 @@ static void test_shapes(void **ctx)
 static void test_long_batch(void **ctx)
 {
     (void)ctx;
-    static const int ns[] = {N_MAX, 511, 129};
+    static const int ns[] = {T_N_MAX, 511, 129};
     for (int t = 0; t < SL_F8_E4M3; t++)
         check_shape(t, 17, 288 % sl_dtype_block(t) ? 512 : 288, ns, SL_ARRAY_LEN(ns));
 }
@@ -292,12 +194,12 @@ static void test_relative_error(void **ctx)
     enum { ROWS = 64, COLS = 512 };
     for (int t = 0; t < SL_F8_E4M3; t++) {
         uint8_t *file = make_weights(t, ROWS, COLS);
-        float *x = make_x(1, COLS), *wide = grab(ROWS * COLS * sizeof *wide), out[ROWS];
+        float *x = t_make_x(1, COLS), *wide = t_grab(ROWS * COLS * sizeof *wide), out[ROWS];
         sl_dequantize(t, file, wide, ROWS * COLS);
         struct sl_weight w = {0};
         load(t, ROWS, COLS, file, &w);
         struct sl_product p = {.w = &w, .out = out};
-        multiply(2, x, 1, &p, 1);
+        t_multiply(2, x, 1, &p, 1);
         for (int r = 0; r < ROWS; r++) {
             double sum = 0, size = 0;
             for (int k = 0; k < COLS; k++) {
@@ -306,7 +208,7 @@ static void test_relative_error(void **ctx)
             }
             assert_true(fabs(sum - out[r]) <= (is_float(t) ? 1e-6 : 2e-5) * size);
         }
-        row->unload(&w);
+        t_row->unload(&w);
         free(file);
         free(x);
         free(wide);
@@ -323,28 +225,28 @@ static void test_groups(void **ctx)
     static const int flags[P] = {0, SL_MATMUL_ADD, SL_MATMUL_ADD, 0};
     struct sl_weight w[P];
     struct sl_product p[P];
-    float *x = make_x(N, COLS), *bias = grab(48 * sizeof *bias), *plain[P];
-    for (int i = 0; i < 48; i++) bias[i] = normal();
+    float *x = t_make_x(N, COLS), *bias = t_grab(48 * sizeof *bias), *plain[P];
+    for (int i = 0; i < 48; i++) bias[i] = t_normal();
     for (int i = 0; i < P; i++) {
         uint8_t *file = make_weights(types[i], rows[i], COLS);
         load(types[i], rows[i], COLS, file, &w[i]);
         free(file);
         size_t count = (size_t)(N * rows[i]);
-        plain[i] = grab(count * sizeof(float));
+        plain[i] = t_grab(count * sizeof(float));
         struct sl_product alone = {.w = &w[i], .out = plain[i]};
-        multiply(1, x, N, &alone, 1);
+        t_multiply(1, x, N, &alone, 1);
         p[i] = (struct sl_product){.w = &w[i], .bias = i & 1 ? NULL : bias, .flags = flags[i]};
-        p[i].out = grab(count * sizeof(float));
+        p[i].out = t_grab(count * sizeof(float));
         for (size_t j = 0; j < count; j++) p[i].out[j] = 0.5f;
     }
-    multiply(3, x, N, p, P);
+    t_multiply(3, x, N, p, P);
     for (int i = 0; i < P; i++) {
         for (int64_t j = 0; j < N * rows[i]; j++) {
             float want = plain[i][j] + (p[i].bias ? bias[j % rows[i]] : 0);
             if (flags[i]) want = 0.5f + want;
             assert_true(p[i].out[j] == want);
         }
-        row->unload(&w[i]);
+        t_row->unload(&w[i]);
         free(plain[i]);
         free(p[i].out);
     }
@@ -358,7 +260,7 @@ static void test_not_finite(void **ctx)
     (void)ctx;
     enum { COLS = 256, ROWS = 16, N = 4 };
     static const enum sl_dtype types[] = {SL_Q4_0, SL_Q5_1, SL_Q8_0, SL_Q4_K, SL_Q6_K, SL_F32};
-    float *x = make_x(N, COLS), out[N * ROWS];
+    float *x = t_make_x(N, COLS), out[N * ROWS];
     x[COLS + 40] = NAN;
     x[2 * COLS + 200] = -INFINITY;
     for (size_t t = 0; t < SL_ARRAY_LEN(types); t++) {
@@ -366,10 +268,10 @@ static void test_not_finite(void **ctx)
         struct sl_weight w = {0};
         load(types[t], ROWS, COLS, file, &w);
         struct sl_product p = {.w = &w, .out = out};
-        multiply(1, x, N, &p, 1);
+        t_multiply(1, x, N, &p, 1);
         for (int i = 0; i < N * ROWS; i++)
             assert_int_equal(isfinite(out[i]) != 0, i / ROWS == 0 || i / ROWS == 3);
-        row->unload(&w);
+        t_row->unload(&w);
         free(file);
     }
     free(x);
@@ -384,7 +286,7 @@ static void test_bad_shapes(void **ctx)
         struct sl_weight w = {0};
         struct sl_err err = {0};
         const struct sl_matrix m = sl_matrix_plain(SL_Q4_0, bad[i][0], bad[i][1], file);
-        assert_int_equal(row->load(&m, &w, &err), SL_EINPUT);
+        assert_int_equal(t_row->load(&m, &w, &err), SL_EINPUT);
         assert_non_null(strstr(err.msg, "Q4_0"));
         assert_null(w.packed);
     }
@@ -396,30 +298,16 @@ static void test_rows_agree(void **ctx)
 {
     (void)ctx;
     enum { COLS = 768, ROWS = 40, N = 21 };
-    int n_rows, count = 0;
-    const struct sl_matmul_ops *const *rows = sl_matmul_rows(&n_rows);
-    float *x = make_x(N, COLS), *out[2];
-    for (int i = 0; i < 2; i++) out[i] = grab(N * ROWS * sizeof(float));
+    float *x = t_make_x(N, COLS);
+    int rows = 0;
     for (int t = 0; t < SL_F8_E4M3; t++) {
         uint8_t *file = make_weights(t, ROWS, COLS);
-        count = 0;
-        for (int i = 1; i < n_rows; i++) { /* row 0 is the portable one, without FMA */
-            row = rows[i];
-            if ((sl_cpu_caps() & row->caps) != row->caps) continue;
-            struct sl_weight w = {0};
-            load(t, ROWS, COLS, file, &w);
-            struct sl_product p = {.w = &w, .out = out[count > 0]};
-            multiply(2, x, N, &p, 1);
-            if (count++ > 0 && memcmp(out[0], out[1], N * ROWS * sizeof(float)) != 0)
-                fail_msg("%s: the %s row differs from the %s row", sl_dtype_name(t), row->row,
-                         rows[1]->row);
-            row->unload(&w);
-        }
+        const struct sl_matrix m = sl_matrix_plain(t, ROWS, COLS, file);
+        rows = t_rows_agree(sl_dtype_name(t), &m, x, N);
         free(file);
     }
-    for (int i = 0; i < 2; i++) free(out[i]);
     free(x);
-    if (count < 2) skip();
+    if (rows < 2) skip();
 }
 
 /* With an argument, only that CPU row. */
@@ -431,24 +319,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_groups),      cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_bad_shapes),
     };
-    int n, failed = 0;
-    const struct sl_matmul_ops *const *rows = sl_matmul_rows(&n);
-    for (int i = 0; i < 3; i++)
-        if (sl_pool_create(NULL, i + 1, &pools[i], NULL) != 0) return 1;
-    for (int i = 0; i < n; i++) {
-        if (argc > 1 && strcmp(argv[1], rows[i]->row) != 0) continue;
-        if ((sl_cpu_caps() & rows[i]->caps) != rows[i]->caps) {
-            printf("the CPU row %s is not for this CPU\n", rows[i]->row);
-            continue;
-        }
-        row = rows[i];
-        char name[64];
-        snprintf(name, sizeof name, "matmul %s", row->row);
-        failed += _cmocka_run_group_tests(name, tests, SL_ARRAY_LEN(tests), NULL, NULL);
-    }
+    int failed = t_each_row("matmul", argc > 1 ? argv[1] : NULL, tests, SL_ARRAY_LEN(tests));
     static const struct CMUnitTest across[] = {cmocka_unit_test(test_rows_agree)};
     failed += cmocka_run_group_tests(across, NULL, NULL);
-    for (int i = 0; i < 3; i++) sl_pool_destroy(pools[i]);
-    sl_scratch_close(&scratch);
+    t_close();
     return failed != 0;
 }
