@@ -56,6 +56,7 @@ struct sl_kv_view {
 /* MLA (DeepSeek-V2, 2024, absorbed form): one row per token and layer, shared by all heads: the
  * latent of v_dim elements after its norm, then the rotated key part. Rows lie as
  * [block][block_tokens][dim]. */
+#define SL_LATENT_DIM_MAX 1024
 struct sl_latent_view {
     void *rows;
     enum sl_dtype type; /* F32, F16 or BF16 */
@@ -63,7 +64,7 @@ struct sl_latent_view {
 };
 
 /* One sequence's share of a micro-batch: rows [row, row+n) of the activations, positions
- * pos..pos+n-1. */
+ * pos..pos+n-1. Entries of all positions up to the last are valid, also those before a window. */
 struct sl_seq_view {
     int row, n;
     int pos;
@@ -179,7 +180,8 @@ struct sl_backend_ops {
                       const struct sl_attn *a, float *out);
 
     /* The same over latents: x [n][dim] is stored; q [n][n_heads*dim] meets whole rows, out
-     * [n][n_heads*v_dim] is the weighted sum of their first v_dim elements. */
+     * [n][n_heads*v_dim] is the weighted sum of their first v_dim elements. Any number of heads;
+     * v_dim <= dim <= SL_LATENT_DIM_MAX; all of struct sl_attn holds. */
     void (*latent_write)(struct sl_backend *b, const struct sl_latent_view *kv,
                          const struct sl_seq_view *seqs, int n_seqs, const float *x);
     void (*latent_attention)(struct sl_backend *b, const struct sl_latent_view *kv,

@@ -5,12 +5,12 @@
  * of keys is decoded once for all of them. Expected work: decode of few rows over long contexts
  * (the tile's decoding dominates) and prefill of hundreds of positions (the two products dominate).
  *
- * Bits: keys are taken in tiles of SL_KEY_TILE at absolute positions, tiles in spans of SPAN_KEYS;
- * each span starts from nothing and spans are joined in order. A row's arithmetic is therefore a
- * function of its own position and its cache only; where other rows of a task see a tile and a row
- * does not, the row is left alone. Spans exist so that several threads can share one long sequence
- * without changing a bit. A window only leaves out tiles that nobody sees; a sink joins at the very
- * end, once. */
+ * Bits: keys are taken in tiles of SL_KEY_TILE at absolute positions, tiles in spans of the kind's
+ * span_keys; each span starts from nothing and spans are joined in order. A row's arithmetic is
+ * therefore a function of its own position and its cache only; where other rows of a task see a
+ * tile and a row does not, the row is left alone. Spans exist so that several threads can share one
+ * long sequence without changing a bit. A window only leaves out tiles that nobody sees; a sink
+ * joins at the very end, once. */
 #include "kernels/cpu/attend.h"
 
 #include <math.h>
@@ -19,10 +19,9 @@
 #include "base/mem.h"
 #include "base/sl_assert.h"
 
-#define SPAN_KEYS 256 /* keys; a multiple of SL_KEY_TILE */
 #define SPLIT_BYTES_MAX                                                                            \
-    (64 << 20) /* bytes of partial results when spans are spread over threads                      \
-                */
+    (128 << 20) /* bytes of partial results when spans are spread over threads                     \
+                 */
 #define LOG2E 1.44269504088896340736
 
 /* ---- tasks ----------------------------------------------------------------------------------- */
@@ -62,8 +61,8 @@ static int first_key(const struct sl_attend *j, int p)
 static void spans_of(const struct sl_attend *j, const struct sl_seq_view *s, int first, int n,
                      int *from, int *to)
 {
-    *from = first_key(j, s->pos + first) / SPAN_KEYS;
-    *to = (s->pos + first + n - 1) / SPAN_KEYS + 1;
+    *from = first_key(j, s->pos + first) / j->kind->span_keys;
+    *to = (s->pos + first + n - 1) / j->kind->span_keys + 1;
 }
 
 static void task_spans(const struct sl_attend *j, const struct sl_attend_task *t, int *from,
@@ -84,10 +83,10 @@ static void tile_range(const struct sl_attend *j, int tile, struct sl_attend_tas
 }
 
 /* Tasks of a sequence for one group of heads. */
-static int group_tasks(const struct sl_attend *j, const struct sl_seq_view *s)
+static int group_tasks(const struct sl_attend *j, const struct sl_seq_view *s, int split)
 {
     if (s->n <= 0) return 0;
-    if (!j->split) return tiles_of(j, s);
+    if (!split) return tiles_of(j, s);
     struct sl_attend_task t = {.seq = s};
     int n = 0;
     for (int tile = 0; tile < tiles_of(j, s); tile++) {
@@ -232,8 +231,8 @@ static void attend_span(const struct sl_attend *j, const struct sl_attend_task *
         a->part.m[r] = -INFINITY;
         a->part.l[r] = 0;
     }
-    int to = SL_MIN((span + 1) * SPAN_KEYS, first + t->n);
-    int from = SL_MAX(span * SPAN_KEYS, first_key(j, first) / SL_KEY_TILE * SL_KEY_TILE);
+    int to = SL_MIN((span + 1) * j->kind->span_keys, first + t->n);
+    int from = SL_MAX(span * j->kind->span_keys, first_key(j, first) / SL_KEY_TILE * SL_KEY_TILE);
     for (int base = from; base < to; base += SL_KEY_TILE) {
         const struct sl_attend_sight v = sight_of(j, t, base);
         j->kind->tile(j, t, a, &v);
@@ -361,18 +360,23 @@ static void run(void *arg, int thread, int n_threads)
 
 /* ---- one call -------------------------------------------------------------------------------- */
 
-static int count_tasks(const struct sl_attend *j)
+static int count_tasks(const struct sl_attend *j, int split)
 {
     int n = 0;
-    for (int s = 0; s < j->n_seqs; s++) n += group_tasks(j, &j->seqs[s]) * j->n_groups;
+    for (int s = 0; s < j->n_seqs; s++) n += group_tasks(j, &j->seqs[s], split) * j->n_groups;
     return n;
+}
+
+int sl_attend_span_tasks(const struct sl_attend *j)
+{
+    return count_tasks(j, 1);
 }
 
 /* Spreads spans over the threads when whole rows would leave some idle and the partial results stay
  * small. */
 static void choose_split(struct sl_attend *j, int n_threads)
 {
-    j->n_tasks = count_tasks(j);
+    j->n_tasks = count_tasks(j, 0);
     int most = 0, from, to;
     for (int s = 0; s < j->n_seqs; s++) {
         if (j->seqs[s].n <= 0) continue;
@@ -381,12 +385,10 @@ static void choose_split(struct sl_attend *j, int n_threads)
         j->part_rows = SL_MAX(j->part_rows, SL_MIN(j->seqs[s].n, j->tile_q) * j->group);
     }
     if (n_threads == 1 || most <= 1 || j->n_tasks >= 4 * n_threads) return;
+    int n = count_tasks(j, 1);
+    if ((size_t)n * part_floats(j) * sizeof(float) > SPLIT_BYTES_MAX) return;
     j->split = 1;
-    int n = count_tasks(j);
-    if ((size_t)n * part_floats(j) * sizeof(float) > SPLIT_BYTES_MAX)
-        j->split = 0;
-    else
-        j->n_tasks = n;
+    j->n_tasks = n;
 }
 
 static int64_t work_of(const struct sl_attend *j)
@@ -412,7 +414,7 @@ static void prepare(struct sl_attend *j, struct sl_backend *b, int n_threads)
     j->starts = (int *)(j->buffers + areas + parts);
     j->starts[0] = 0;
     for (int s = 0; s < j->n_seqs; s++)
-        j->starts[s + 1] = j->starts[s] + group_tasks(j, &j->seqs[s]) * j->n_groups;
+        j->starts[s + 1] = j->starts[s] + group_tasks(j, &j->seqs[s], j->split) * j->n_groups;
 }
 
 void sl_attend_run(struct sl_backend *b, struct sl_attend *j)

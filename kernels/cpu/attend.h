@@ -46,6 +46,7 @@ struct sl_attend_sight {
 };
 
 struct sl_attend_kind {
+    int span_keys; /* a multiple of SL_KEY_TILE: what a thread does at least of a long sequence */
     size_t (*work_floats)(const struct sl_attend *j);
     void (*load_q)(const struct sl_attend *j, const struct sl_attend_task *t,
                    struct sl_attend_area *a);
@@ -80,6 +81,8 @@ struct sl_attend {
 };
 
 void sl_attend_run(struct sl_backend *b, struct sl_attend *j);
+/* How many tasks there would be with spans as tasks of their own. */
+int sl_attend_span_tasks(const struct sl_attend *j);
 
 /* For kinds. Softens the scores of `rows` rows from row `row` on (nothing without a cap). */
 void sl_attend_soften(const struct sl_attend *j, struct sl_attend_area *a, int row, int rows);

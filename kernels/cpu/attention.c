@@ -9,6 +9,7 @@
 #include "base/sl_assert.h"
 #include "kernels/cpu/attend.h"
 
+#define SPAN_KEYS 256
 #define TASK_ROWS 96 /* rows of a task: fits its buffers into L2 */
 
 /* The parts of an area's work: queries [rows][dp], K of a tile [dp][SL_KEY_TILE], V of it
@@ -121,7 +122,7 @@ void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
                       const struct sl_attn *a, float *out)
 {
-    static const struct sl_attend_kind kind = {work_floats, load_q, tile};
+    static const struct sl_attend_kind kind = {SPAN_KEYS, work_floats, load_q, tile};
     SL_ASSERT(kv->head_dim > 0 && kv->head_dim <= SL_HEAD_DIM_MAX);
     SL_ASSERT(a->n_heads % kv->n_kv_heads == 0);
     SL_ASSERT(kv->type == SL_F32 || kv->type == SL_F16 || kv->type == SL_BF16);

@@ -11,11 +11,12 @@
 #include "base/sl_assert.h"
 #include "kernels/cpu/attend.h"
 
+#define SPAN_KEYS 512 /* its partial result is as large as 500 latents */
 #define TASK_ROWS 128 /* rows of a task: queries, tile and sums of 576 elements stay in L2 */
-#define GROUP_MIN 32  /* heads of a task, at least: two vectors, which hide the latency of adding  \
-                       */
+#define GROUP_MIN                                                                                  \
+    32 /* heads of a task, at least: two vectors, which hide the latency of adding                 \
+        */
 #define LANES 16
-#define LATENT_DIM_MAX 1024
 
 /* The parts of an area's work: queries [dim][lanes], scores [SL_KEY_TILE][lanes], the tile
  * [SL_KEY_TILE][dp]. */
@@ -97,25 +98,28 @@ static void tile(const struct sl_attend *j, const struct sl_attend_task *t,
     sl_attend_weigh(j, t, a, v, w.x, w.dp);
 }
 
-/* Heads of a task: all of them when there are tasks enough, or the threads would idle. */
-static int choose_group(const struct sl_backend *b, const struct sl_seq_view *seqs, int n_seqs,
-                        int n_heads)
+static void set_group(struct sl_attend *j, int group)
 {
-    int group = SL_MIN(n_heads, TASK_ROWS);
-    int64_t rows = 0, wanted = 2 * (int64_t)sl_pool_size(b->pool);
-    for (int s = 0; s < n_seqs; s++) rows += seqs[s].n;
-    while (group > GROUP_MIN && rows * n_heads / TASK_ROWS < wanted &&
-           rows * ((n_heads + group - 1) / group) < wanted)
-        group = SL_MAX(GROUP_MIN, padded(group / 2));
-    return group;
+    j->group = group;
+    j->n_groups = (j->how->n_heads + group - 1) / group;
+    j->tile_q = SL_MAX(1, TASK_ROWS / group);
+}
+
+/* All heads in one task, unless threads would idle. */
+static void choose_group(struct sl_attend *j, const struct sl_backend *b)
+{
+    int threads = sl_pool_size(b->pool);
+    set_group(j, SL_MIN(j->how->n_heads, TASK_ROWS));
+    while (threads > 1 && j->group > GROUP_MIN && sl_attend_span_tasks(j) < 2 * threads)
+        set_group(j, SL_MAX(GROUP_MIN, padded(j->group / 2)));
 }
 
 void sl_cpu_latent_attention(struct sl_backend *b, const struct sl_latent_view *kv,
                              const struct sl_seq_view *seqs, int n_seqs, const float *q,
                              const struct sl_attn *a, float *out)
 {
-    static const struct sl_attend_kind kind = {work_floats, load_q, tile};
-    SL_ASSERT(kv->dim > 0 && kv->dim <= LATENT_DIM_MAX);
+    static const struct sl_attend_kind kind = {SPAN_KEYS, work_floats, load_q, tile};
+    SL_ASSERT(kv->dim > 0 && kv->dim <= SL_LATENT_DIM_MAX);
     SL_ASSERT(kv->v_dim > 0 && kv->v_dim <= kv->dim);
     SL_ASSERT(kv->type == SL_F32 || kv->type == SL_F16 || kv->type == SL_BF16);
     struct sl_attend j = {.kind = &kind,
@@ -125,10 +129,8 @@ void sl_cpu_latent_attention(struct sl_backend *b, const struct sl_latent_view *
                           .q = q,
                           .out = out,
                           .n_seqs = n_seqs,
-                          .group = choose_group(b, seqs, n_seqs, a->n_heads),
                           .q_dim = kv->dim,
                           .v_dim = kv->v_dim};
-    j.n_groups = (a->n_heads + j.group - 1) / j.group;
-    j.tile_q = SL_MAX(1, TASK_ROWS / j.group);
+    choose_group(&j, b);
     sl_attend_run(b, &j);
 }
