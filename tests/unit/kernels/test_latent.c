@@ -161,6 +161,7 @@ static void shapes_and_bits(void **state)
         {40, 48, 48, 32, SL_F16, 300, .window = 0},
         {200, 24, 16, 16, SL_F16, 66, .window = 0},
         {128, 576, 512, 64, SL_F16, 3, .window = 0},
+        {72, 40, 32, 16, SL_F16, 3, .window = 0}, /* threads share heads: 48 and 24 */
         {2, 1024, 1000, 16, SL_F32, 20, .window = 0},
         {8, 40, 32, 16, SL_F16, 300, .window = 70, .softcap = 2, .sinks = 1},
     };

@@ -27,6 +27,7 @@ struct mixture {
     const char *name;
     struct sl_moe m; /* without pointers */
     int router_bias, correction, biases;
+    int low; /* corrections so low that no expert's choice is above 0 */
 };
 
 /* Mixtral, Qwen 3, Qwen 2, gpt-oss, DeepSeek V2 Lite, V2, V3, and the odd ones. */
@@ -63,6 +64,23 @@ static const struct mixture mixtures[] = {
       .n_groups_used = 4,
       .scale = 2.5f},
      .correction = 1},
+    {"deepseek3, nobody above zero",
+     {.n_experts = 32,
+      .n_used = 8,
+      .gating = SL_GATING_SIGMOID,
+      .n_groups = 8,
+      .n_groups_used = 3,
+      .scale = 1},
+     .correction = 1,
+     .low = 1},
+    {"deepseek2, fewer in the groups than used",
+     {.n_experts = 6,
+      .n_used = 5,
+      .gating = SL_GATING_SOFTMAX,
+      .n_groups = 6,
+      .n_groups_used = 3,
+      .scale = 1},
+     .biases = 1},
     {"sigmoid, one expert a group",
      {.n_experts = 6,
       .n_used = 2,
@@ -85,14 +103,16 @@ static const struct mixture mixtures[] = {
      .biases = 1},
 };
 
-static void numbers_init(struct numbers *x, int experts)
+static void numbers_init(struct numbers *x, const struct mixture *m)
 {
+    int experts = m->m.n_experts;
     x->router = t_floats(1, experts * DIM, 0.7f);
     x->gate = t_floats(2, experts * FF * DIM, 0.3f);
     x->up = t_floats(3, experts * FF * DIM, 0.3f);
     x->down = t_floats(4, experts * DIM * FF, 0.3f);
     x->router_bias = t_floats(5, experts, 1);
     x->correction = t_floats(6, experts, 1);
+    for (int e = 0; m->low && e < experts; e++) x->correction[e] -= 3;
     x->gate_bias = t_floats(7, experts * FF, 1);
     x->up_bias = t_floats(8, experts * FF, 1);
     x->down_bias = t_floats(9, experts * DIM, 1);
@@ -157,8 +177,11 @@ static void weights_of(const struct sl_moe *m, const double *logits, const float
             if (rank == 0 || (rank == 1 && m->gating == SL_GATING_SIGMOID)) group[g] += choice[e];
         }
     }
-    for (int e = 0; e < n; e++)
-        if (rank_of(group, m->n_groups, e / size) >= m->n_groups_used) choice[e] = -1e30;
+    for (int e = 0; e < n; e++) {
+        if (rank_of(group, m->n_groups, e / size) < m->n_groups_used) continue;
+        choice[e] = -1e30;
+        if (m->gating == SL_GATING_SOFTMAX) score[e] = 0;
+    }
     sum = 0;
     for (int e = 0; e < n; e++) {
         weight[e] = rank_of(choice, n, e) < m->n_used ? score[e] : 0;
@@ -296,7 +319,7 @@ static void every_mixture(void **state)
     (void)state;
     for (size_t i = 0; i < SL_ARRAY_LEN(mixtures); i++) {
         struct numbers w;
-        numbers_init(&w, mixtures[i].m.n_experts);
+        numbers_init(&w, &mixtures[i]);
         each(&mixtures[i], &w, check_rows);
         numbers_close(&w);
     }
@@ -322,7 +345,7 @@ static void ties_and_idle_experts(void **state)
         struct numbers w;
         struct mixture x = mixtures[i];
         int n = x.m.n_experts;
-        numbers_init(&w, n);
+        numbers_init(&w, &x);
         memset(w.router, 0, sizeof(float) * (size_t)(n * DIM));
         for (int e = 0; e < n; e++) {
             w.router_bias[e] = e < n / 2 ? -40 : 1;
@@ -357,7 +380,7 @@ static void nan_stays_in_its_row(void **state)
     (void)state;
     for (size_t i = 0; i < SL_ARRAY_LEN(mixtures); i++) {
         struct numbers w;
-        numbers_init(&w, mixtures[i].m.n_experts);
+        numbers_init(&w, &mixtures[i]);
         each(&mixtures[i], &w, check_nan);
         numbers_close(&w);
     }
