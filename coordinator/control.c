@@ -4,9 +4,9 @@
  * How one joins is in join.c, how they are linked in wiring.c.
  *
  * Failure list: a child exits, its connection ends, it is silent for SL_CTL_DEAD_MS, it says Fail,
- * its link dies: all end in sl_control_down, once per life. A stage that cannot ever work (its
- * configuration is refused) before the first time the pipeline served gives the whole service up
- * instead of being started again. */
+ * its link dies, it lives and neither loads nor answers: all end in sl_control_down, once per life.
+ * A stage that cannot ever work (its configuration is refused) before the first time the pipeline
+ * served gives the whole service up instead of being started again. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@
 
 #include "base/env.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "coordinator/internal.h"
 
 /* ---- leaving --------------------------------------------------------------------------------- */
@@ -48,6 +49,7 @@ void sl_control_down(struct sl_service *s, int device, const char *why)
     free(p->link_end);
     p->ctl = NULL;
     p->link_end = NULL;
+    p->loading_ns = 0;
     if (p->child) { /* alive or not, it is of no use any more */
         sl_child_abandon(p->child, 0);
         p->child = NULL;
@@ -152,11 +154,13 @@ void sl_control_message(struct stage_peer *p, const struct sl_ctl *m)
     p->heard_ns = sl_env_now_ns();
     switch (m->kind) {
     case SL_CTL_PROGRESS:
+        if (p->loading_ns && p->loaded_bytes != m->progress.done_bytes) p->loading_ns = p->heard_ns;
         p->loaded_bytes = m->progress.done_bytes;
         p->total_bytes = m->progress.total_bytes;
         break;
     case SL_CTL_READY:
         p->ready = m->ready;
+        p->loading_ns = 0;
         ev.kind = SL_EV_READY;
         ev.ready.n_blocks = m->ready.n_blocks;
         sl_service_event(s, &ev);
@@ -241,17 +245,23 @@ void sl_control_launch(struct sl_service *s, int device)
     if (sl_launch(s->loop, &lp, &p->child, &err)) start_failed(s, device, &err);
 }
 
+static const char *model_of(const struct sl_service *s, int device)
+{
+    const struct sl_node *n = &s->cluster->nodes[s->cluster->devices[device].node];
+    return n->model_path ? n->model_path : s->cluster->model_path;
+}
+
 void sl_control_load(struct sl_service *s, int device, const struct sl_effect *fx)
 {
     const struct sl_cluster *c = s->cluster;
-    const struct sl_node *n = &c->nodes[c->devices[device].node];
     struct stage_peer *p = &s->peers[device];
     p->plan_stage = fx->load.stage;
     p->loaded_bytes = p->total_bytes = 0;
+    p->loading_ns = sl_env_now_ns();
     struct sl_ctl m = {.kind = SL_CTL_LOAD,
                        .load = {.stage = (uint32_t)fx->load.stage,
                                 .n_stages = (uint32_t)fx->load.n_stages,
-                                .model = n->model_path ? n->model_path : c->model_path,
+                                .model = model_of(s, device),
                                 .layer_from = (uint32_t)fx->load.layer_from,
                                 .layer_to = (uint32_t)fx->load.layer_to,
                                 .block_tokens = SL_BLOCK_TOKENS,
@@ -286,6 +296,31 @@ void sl_control_stalled(struct sl_service *s, uint64_t slot, uint64_t age_ns)
 
 /* ---- time and life --------------------------------------------------------------------------- */
 
+/* A stage whose disk or network share does not answer lives on and waits for ever. */
+static void check_loading(struct sl_service *s, struct stage_peer *p, uint64_t now)
+{
+    if (!p->loading_ns || now < p->loading_ns || now - p->loading_ns < s->load_stall_ns) return;
+    char why[SL_ERR_MSG_MAX], part[32], all[32];
+    snprintf(why, sizeof why,
+             "it has loaded %s of %s and nothing more for %.0f s; does the disk or network share "
+             "with %s answer?",
+             sl_format_bytes(p->loaded_bytes, part),
+             p->total_bytes ? sl_format_bytes(p->total_bytes, all) : "its layers",
+             (double)(now - p->loading_ns) / 1e9, model_of(s, p->device));
+    sl_control_down(s, p->device, why);
+}
+
+/* SLUICE_LOAD_STALL: "900s" for storage slower than we think of. */
+static int read_load_stall(struct sl_service *s, struct sl_err *err)
+{
+    const char *text = sl_env_get("SLUICE_LOAD_STALL");
+    s->load_stall_ns = SL_LOAD_STALL_MS * 1000000ull;
+    if (!text || (sl_parse_duration(text, &s->load_stall_ns) == 0 && s->load_stall_ns > 0))
+        return 0;
+    return sl_err_set(err, SL_EINPUT,
+                      "SLUICE_LOAD_STALL is \"%s\"; give a time with its unit, as 300s", text);
+}
+
 void sl_control_tick(struct sl_service *s, uint64_t now)
 {
     int ping = now - s->pinged_ns >= (uint64_t)SL_CTL_REPORT_MS * 1000000;
@@ -307,10 +342,13 @@ void sl_control_tick(struct sl_service *s, uint64_t now)
         struct sl_ctl m = {.kind = SL_CTL_PING};
         if (ping) sl_ctl_conn_send(p->ctl, &m);
         if (slept) p->heard_ns = now;
+        if (slept && p->loading_ns) p->loading_ns = now;
         if (now > p->heard_ns && now - p->heard_ns > (uint64_t)SL_CTL_DEAD_MS * 1000000) {
             char why[80];
             snprintf(why, sizeof why, "silent for %.1f s", (double)(now - p->heard_ns) / 1e9);
             sl_control_down(s, i, why);
+        } else {
+            check_loading(s, p, now);
         }
     }
     sl_join_tick(s, now);
@@ -323,7 +361,8 @@ int sl_control_start(struct sl_service *s, struct sl_err *err)
     if (!s->peers) return sl_err_set(err, SL_ENOMEM, "no memory for %d stages", c->n_devices);
     for (int i = 0; i < c->n_devices; i++)
         s->peers[i] = (struct stage_peer){.svc = s, .device = i, .plan_stage = -1};
-    return sl_join_start(s, err);
+    int r = read_load_stall(s, err);
+    return r ? r : sl_join_start(s, err);
 }
 
 void sl_control_drain(struct sl_service *s)

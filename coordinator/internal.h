@@ -22,6 +22,10 @@
 #define SL_MOVED_NS                                                                                \
     10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch  \
                     */
+#define SL_LOAD_STALL_MS                                                                           \
+    300000 /* a stage that loads nothing for so long has a dead disk or network share: the largest \
+            * tensors, 2.5 GB, come in one piece; at 10 MB/s that is 250 s. SLUICE_LOAD_STALL sets \
+            * another */
 #define SL_TIMELINE_MAX 4096 /* step records kept per stage */
 #define SL_FREE_PERCENT 90   /* of a host's free memory that its stages may share */
 #define SL_CONTEXT_LEAST                                                                           \
@@ -52,6 +56,7 @@ struct stage_peer {
     /* facts of Ready and Report */
     struct sl_ctl_ready ready;
     uint64_t loaded_bytes, total_bytes;
+    uint64_t loading_ns;             /* told to load, or got further with it; 0: it does not load */
     struct stage_counts now, before; /* of this process, as it last said; of those before it */
     uint64_t memory_bytes; /* what it may use; kept when it comes back, for the plan stays */
     char link_transport[16];
@@ -113,7 +118,7 @@ struct sl_service {
     int n_pending;
     struct stage_peer *peers; /* [n_devices] */
     uv_timer_t tick;
-    uint64_t pinged_ns, ticked_ns;
+    uint64_t pinged_ns, ticked_ns, load_stall_ns;
 
     struct sl_map replies; /* request id -> struct reply_to */
     uint64_t next_id;
