@@ -6,6 +6,7 @@
  * bytes. */
 #include "model/tokenizer.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "base/sl_assert.h"
@@ -44,13 +45,30 @@ static size_t join(const struct sl_detok *d, const char *s, size_t n, char *out)
     return (size_t)d->n_pending + take;
 }
 
+const char *sl_detok_bytes(struct sl_detok *d, const struct sl_tokenizer *t, int32_t id,
+                           size_t *len)
+{
+    const char *s = sl_tokenizer_piece(t, id, len);
+    if (d->dropped == INT_MAX || *len == 0) return s;
+    int drops = sl_tokenizer_drops(t);
+    while (*len > 0 && *s == ' ' && (drops < 0 || d->dropped < drops)) {
+        s++;
+        --*len;
+        d->dropped++;
+    }
+    if (*len > 0 || drops <= 0 || d->dropped >= drops) d->dropped = INT_MAX;
+    return s;
+}
+
 int sl_detok_push(struct sl_detok *d, const struct sl_tokenizer *t, int32_t id, int show_special,
                   struct sl_buf *out)
 {
     SL_ASSERT(d->n_pending >= 0 && d->n_pending <= 3);
     size_t n, used = 0, before = out->len;
-    const char *s = sl_tokenizer_piece(t, id, &n);
-    if (n == 0 || (sl_tokenizer_is_special(t, id) && !show_special)) return 0;
+    if (sl_tokenizer_is_special(t, id) && !show_special) return 0;
+    int dropped = d->dropped;
+    const char *s = sl_detok_bytes(d, t, id, &n);
+    if (n == 0) return 0;
     if (d->n_pending > 0) {
         char head[3 + 3];
         size_t len = join(d, s, n, head), pos = 0, pending = (size_t)d->n_pending;
@@ -70,6 +88,7 @@ int sl_detok_push(struct sl_detok *d, const struct sl_tokenizer *t, int32_t id, 
     int r = add_scrubbed(out, s + used, whole);
     if (r != 0) {
         out->len = before;
+        d->dropped = dropped;
         if (out->data) out->data[before] = 0;
         return r;
     }

@@ -1,167 +1,132 @@
-/* tokenizer.c - opens a vocabulary from a model file's metadata and encodes text with it.
+/* tokenizer.c - opens a tokenizer through the reader of its file and encodes text with it.
  *
  * Opening checks everything once (one clear line says what is wrong with the file), so that
- * encoding cannot fail on any text: tokens, types and merges must fit together and ids lie in
- * range. Some vocabularies lack tokens for bytes that never occurred in their training text
+ * encoding fails only where a file's own expressions backtrack without end or its normalizer
+ * swells. Some vocabularies lack tokens for bytes that never occurred in their training text
  * (SmolLM2: a few control characters and bytes that UTF-8 does not use). Such a byte is left out of
  * the encoding, as llama.cpp does; putting the unknown token there would smuggle a control token
  * (SmolLM2: the end of text) into user text. */
 #include "model/tokenizer.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "model/tok.h"
-
-struct sl_tokenizer {
-    struct sl_tok_vocab vocab;
-    struct sl_tok_bpe bpe;
-    struct sl_tok_specials specials;
-    struct sl_tok_pre *pre;
-    uint8_t *ends; /* (n) 1: ends generation */
-    int32_t bos, eos;
-    int adds_bos;
-};
+#include "model/tok_regex.h"
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-#define KEY(name) "tokenizer.ggml." name
-
-/* The array `key` of `elem`s; SL_EINPUT when it is absent or something else. */
-static int get_array(const struct sl_weights *w, const char *key, enum sl_meta_type elem,
-                     const struct sl_meta **out, struct sl_err *err)
+static struct sl_tokenizer *create(void)
 {
-    const struct sl_meta *m = sl_weights_meta(w, key);
-    if (!m)
-        return sl_err_set(err, SL_EINPUT,
-                          "%s: %s is missing; convert the model again with its tokenizer",
-                          sl_weights_path(w), key);
-    if (m->type != SL_META_ARRAY || (m->len > 0 && m->elem != elem))
-        return sl_err_set(err, SL_EINPUT, "%s: %s is not an array of %s", sl_weights_path(w), key,
-                          elem == SL_META_STRING ? "strings" : "integers");
-    *out = m;
-    return 0;
+    struct sl_tokenizer *t = calloc(1, sizeof *t);
+    if (t) t->bos = t->eos = -1;
+    return t;
 }
 
-/* The string `key`, `def` when it is absent. */
-static int get_string(const struct sl_weights *w, const char *key, const char *def, const char **s,
-                      size_t *n, struct sl_err *err)
+/* Hands the tokenizer out, or closes it. */
+static int opened(struct sl_tokenizer *t, int r, struct sl_tokenizer **out)
 {
-    const struct sl_meta *m = sl_weights_meta(w, key);
-    if (m && m->type != SL_META_STRING)
-        return sl_err_set(err, SL_EINPUT, "%s: %s is not a string", sl_weights_path(w), key);
-    *s = m ? m->s : def;
-    *n = m ? m->len : strlen(def);
-    return 0;
-}
-
-static int check_model(const struct sl_weights *w, struct sl_err *err)
-{
-    const char *s;
-    size_t n;
-    if (!sl_weights_meta(w, KEY("model")))
-        return sl_err_set(err, SL_EINPUT, "%s: no tokenizer in this file (%s is missing)",
-                          sl_weights_path(w), KEY("model"));
-    int r = get_string(w, KEY("model"), "", &s, &n, err);
-    if (r != 0 || (n == 4 && memcmp(s, "gpt2", 4) == 0)) return r;
-    char shown[3 * 32 + 1];
-    shown[sl_utf8_scrub(s, SL_MIN(n, (size_t)32), shown)] = 0;
-    return sl_err_set(
-        err, SL_EUNSUPPORTED,
-        "%s: %s is '%s'; byte-level BPE ('gpt2') is the only kind of tokenizer that works here",
-        sl_weights_path(w), KEY("model"), shown);
-}
-
-static int read_tokens(struct sl_tok_vocab *v, const struct sl_weights *w, struct sl_err *err)
-{
-    const char *path = sl_weights_path(w);
-    const struct sl_meta *tokens, *types = NULL;
-    int r = get_array(w, KEY("tokens"), SL_META_STRING, &tokens, err);
-    if (r == 0 && sl_weights_meta(w, KEY("token_type"))) /* without it all tokens are normal ones */
-        r = get_array(w, KEY("token_type"), SL_META_INT, &types, err);
-    if (r != 0) return r;
-    size_t n = tokens->len, bytes = 0;
-    if (n == 0) return sl_err_set(err, SL_EINPUT, "%s: %s is empty", path, KEY("tokens"));
-    if (types && types->len != n)
-        return sl_err_set(err, SL_EINPUT, "%s: %s has %zu entries for %zu tokens", path,
-                          KEY("token_type"), types->len, n);
-    for (size_t i = 0; i < n && bytes <= SL_TOK_VOCAB_BYTES_MAX; i++)
-        bytes += sl_meta_at(tokens, i).len;
-    if (n > SL_TOK_VOCAB_MAX || bytes > SL_TOK_VOCAB_BYTES_MAX)
-        return sl_err_set(err, SL_ELIMIT,
-                          "%s: %s has %zu tokens; at most %d and %u MiB are possible", path,
-                          KEY("tokens"), n, SL_TOK_VOCAB_MAX, SL_TOK_VOCAB_BYTES_MAX >> 20);
-    if (sl_tok_vocab_init(v, (int)n, bytes) != 0)
-        return sl_err_set(err, SL_ENOMEM, "%s: out of memory for %zu tokens", path, n);
-    for (size_t i = 0; i < n; i++) {
-        struct sl_meta text = sl_meta_at(tokens, i);
-        int64_t type = types ? sl_meta_at(types, i).i : SL_TOK_TYPE_NORMAL;
-        if (type < 0 || type >= SL_TOK_TYPE_COUNT)
-            return sl_err_set(err, SL_EINPUT, "%s: %s[%zu] is %lld, not a token type (0 to %d)",
-                              path, KEY("token_type"), i, (long long)type, SL_TOK_TYPE_COUNT - 1);
-        sl_tok_vocab_put(v, (int)i, text.s, text.len, (int)type);
-    }
-    return 0;
-}
-
-/* One merge, "left right": no token has a space inside, the byte alphabet writes it as U+0120. */
-static int read_merge(struct sl_tokenizer *t, const struct sl_meta *m, size_t i, char *joined,
-                      const char *path, struct sl_err *err)
-{
-    const char *space = m->len > 1 ? memchr(m->s + 1, ' ', m->len - 1) : NULL;
-    size_t left_n = space ? (size_t)(space - m->s) : 0, right_n = space ? m->len - left_n - 1 : 0;
-    if (right_n == 0)
-        return sl_err_set(err, SL_EINPUT, "%s: %s[%zu] is not two tokens with a space between them",
-                          path, KEY("merges"), i);
-    int32_t merged = -1, left = sl_tok_vocab_find(&t->vocab, m->s, left_n);
-    int32_t right = sl_tok_vocab_find(&t->vocab, space + 1, right_n);
-    if (left_n + right_n <= t->vocab.text_max) {
-        memcpy(joined, m->s, left_n);
-        memcpy(joined + left_n, space + 1, right_n);
-        merged = sl_tok_vocab_find(&t->vocab, joined, left_n + right_n);
-    }
-    if (left < 0 || right < 0 || merged < 0)
-        return sl_err_set(err, SL_EINPUT, "%s: %s[%zu]: the %s of this merge is not in %s", path,
-                          KEY("merges"), i,
-                          left < 0    ? "left token"
-                          : right < 0 ? "right token"
-                                      : "result",
-                          KEY("tokens"));
-    sl_tok_bpe_put(&t->bpe, left, right, (uint32_t)i, merged);
-    return 0;
-}
-
-static int read_merges(struct sl_tokenizer *t, const struct sl_weights *w, struct sl_err *err)
-{
-    const char *path = sl_weights_path(w);
-    const struct sl_meta *merges;
-    int r = get_array(w, KEY("merges"), SL_META_STRING, &merges, err);
-    if (r != 0) return r;
-    if (merges->len > SL_TOK_VOCAB_MAX)
-        return sl_err_set(err, SL_ELIMIT, "%s: %s has %zu entries; at most %d are possible", path,
-                          KEY("merges"), merges->len, SL_TOK_VOCAB_MAX);
-    char *joined = malloc(t->vocab.text_max + 1);
-    if (!joined || sl_tok_bpe_init(&t->bpe, &t->vocab, merges->len) != 0) {
-        free(joined);
-        return sl_err_set(err, SL_ENOMEM, "%s: out of memory for %zu merges", path, merges->len);
-    }
-    for (size_t i = 0; i < merges->len && r == 0; i++) {
-        struct sl_meta m = sl_meta_at(merges, i);
-        r = read_merge(t, &m, i, joined, path, err);
-    }
-    free(joined);
+    if (r == 0)
+        *out = t;
+    else
+        sl_tokenizer_close(t);
     return r;
 }
 
-static int read_id(const struct sl_tokenizer *t, const struct sl_weights *w, const char *key,
-                   int32_t *id, struct sl_err *err)
+/* tokenizer.model, SentencePiece's own file. */
+static int open_model_file(const char *dir, const struct sl_tokenizer_json *in,
+                           struct sl_tokenizer **out, struct sl_err *err)
 {
-    int64_t v = -1;
-    int r = sl_weights_int(w, key, -1, 0, t->vocab.n - 1, &v, err);
-    *id = (int32_t)v;
+    char path[PATH_MAX];
+    struct sl_buf b;
+    sl_buf_init(&b, SL_TOK_SPM_MAX);
+    int k = snprintf(path, sizeof path, "%s/tokenizer.model", dir), r = 0;
+    FILE *f = k < (int)sizeof path ? fopen(path, "rb") : NULL;
+    if (!f)
+        return sl_err_set(err, SL_ENOTFOUND,
+                          "%s: no tokenizer.json and no tokenizer.model in this folder; fetch them "
+                          "with the model",
+                          dir);
+    for (size_t n = 1; n > 0 && r == 0; b.len += n) {
+        n = 0;
+        r = sl_buf_reserve(&b, 1 << 16);
+        if (r == 0) n = fread(b.data + b.len, 1, 1 << 16, f);
+    }
+    if (r != 0)
+        sl_err_set(err, r, "%s: cannot be read: %s", path, sl_strerror(r));
+    else if (ferror(f))
+        r = sl_err_set(err, SL_EIO, "%s: reading failed", path);
+    fclose(f);
+    if (r == 0) r = sl_tokenizer_open_spm(path, b.data, b.len, in, out, err);
+    sl_buf_close(&b);
     return r;
+}
+
+static int open_folder(const struct sl_weights *w, struct sl_tokenizer **out, struct sl_err *err)
+{
+    struct sl_tokenizer_json in = {0};
+    char name[PATH_MAX];
+    int r = sl_weights_json_load(w, SL_JSON_TOKENIZER, &in.tokenizer, err);
+    if (r == 0) r = sl_weights_json_load(w, SL_JSON_TOKENIZER_CONFIG, &in.config, err);
+    if (r == 0) r = sl_weights_json_load(w, SL_JSON_GENERATION, &in.generation, err);
+    if (r == 0) r = sl_weights_json_load(w, SL_JSON_CONFIG, &in.model, err);
+    if (r != 0) return r;
+    if (!in.tokenizer) return open_model_file(sl_weights_dir(w), &in, out, err);
+    snprintf(name, sizeof name, "%s/tokenizer.json", sl_weights_dir(w));
+    return sl_tokenizer_open_json(name, &in, out, err);
+}
+
+int sl_tokenizer_open(const struct sl_weights *w, struct sl_tokenizer **out, struct sl_err *err)
+{
+    SL_ASSERT(w && out);
+    *out = NULL;
+    if (sl_weights_dir(w)) return open_folder(w, out, err);
+    struct sl_tokenizer *t = create();
+    if (!t) return sl_err_set(err, SL_ENOMEM, "out of memory for a tokenizer");
+    return opened(t, sl_tok_gguf_read(t, w, err), out);
+}
+
+int sl_tokenizer_open_json(const char *name, const struct sl_tokenizer_json *in,
+                           struct sl_tokenizer **out, struct sl_err *err)
+{
+    SL_ASSERT(name && in && in->tokenizer && out);
+    *out = NULL;
+    struct sl_tokenizer *t = create();
+    if (!t) return sl_err_set(err, SL_ENOMEM, "out of memory for a tokenizer");
+    return opened(t, sl_tok_json_read(t, name, in, err), out);
+}
+
+int sl_tokenizer_open_spm(const char *name, const void *data, size_t n,
+                          const struct sl_tokenizer_json *in, struct sl_tokenizer **out,
+                          struct sl_err *err)
+{
+    SL_ASSERT(name && (data || n == 0) && out);
+    *out = NULL;
+    struct sl_tokenizer *t = create();
+    if (!t) return sl_err_set(err, SL_ENOMEM, "out of memory for a tokenizer");
+    int r = sl_tok_spm_read(t, name, data, n, err);
+    if (r == 0 && in) r = sl_tok_json_ends(t, name, in, err);
+    return opened(t, r, out);
+}
+
+void sl_tokenizer_close(struct sl_tokenizer *t)
+{
+    if (!t) return;
+    sl_tok_added_close(&t->raw);
+    sl_tok_added_close(&t->cooked);
+    sl_tok_norm_close(&t->norm);
+    sl_tok_split_close(&t->split);
+    sl_tok_bpe_close(&t->bpe);
+    sl_tok_unigram_close(&t->unigram);
+    sl_tok_vocab_close(&t->vocab);
+    free(t->flags);
+    free(t->scores);
+    free(t->ends);
+    free(t);
 }
 
 /* Names of tokens that end a turn or a text, whatever the file's eos id is: chat models have more
@@ -174,73 +139,60 @@ static const char *const end_names[] = {
 };
 /* clang-format on */
 
-static int read_ends(struct sl_tokenizer *t, const struct sl_weights *w, struct sl_err *err)
+int sl_tok_mark_ends(struct sl_tokenizer *t)
 {
     const struct sl_tok_vocab *v = &t->vocab;
-    int32_t ids[] = {t->eos, -1, -1};
-    int r = read_id(t, w, KEY("eot_token_id"), &ids[1], err);
-    if (r == 0) r = read_id(t, w, KEY("eom_token_id"), &ids[2], err);
-    if (r != 0) return r;
     t->ends = calloc((size_t)v->n, 1);
-    if (!t->ends)
-        return sl_err_set(err, SL_ENOMEM, "%s: out of memory for the tokenizer",
-                          sl_weights_path(w));
+    if (!t->ends) return SL_ENOMEM;
     for (size_t i = 0; i < SL_ARRAY_LEN(end_names); i++) {
-        int32_t id = sl_tok_vocab_find(v, end_names[i], strlen(end_names[i]));
+        int32_t id = sl_tokenizer_find(t, end_names[i], strlen(end_names[i]));
         if (id >= 0 && v->type[id] == SL_TOK_TYPE_CONTROL) t->ends[id] = 1;
     }
     /* OpenAI's harmony format: <|end|> ends one of several messages of a turn, <|return|> the turn
      */
-    int32_t end = sl_tok_vocab_find(v, "<|end|>", 7);
-    if (end >= 0 && sl_tok_vocab_find(v, "<|return|>", 10) >= 0) t->ends[end] = 0;
-    for (size_t i = 0; i < SL_ARRAY_LEN(ids); i++)
-        if (ids[i] >= 0) t->ends[ids[i]] = 1;
+    int32_t end = sl_tokenizer_find(t, "<|end|>", 7);
+    if (end >= 0 && sl_tokenizer_find(t, "<|return|>", 10) >= 0) t->ends[end] = 0;
+    if (t->eos >= 0) t->ends[t->eos] = 1;
     return 0;
 }
 
-static int open_into(struct sl_tokenizer *t, const struct sl_weights *w, struct sl_err *err)
+int sl_tok_spaces(struct sl_tokenizer *t, int prefix)
 {
-    const char *pre = "";
-    size_t pre_n = 0;
-    int r = check_model(w, err);
-    if (r == 0) r = get_string(w, KEY("pre"), "default", &pre, &pre_n, err);
-    if (r == 0) r = sl_tok_pre_open(pre, pre_n, sl_weights_path(w), &t->pre, err);
-    if (r == 0) r = read_tokens(&t->vocab, w, err);
-    if (r == 0) r = read_merges(t, w, err);
-    if (r == 0) r = read_id(t, w, KEY("bos_token_id"), &t->bos, err);
-    if (r == 0) r = read_id(t, w, KEY("eos_token_id"), &t->eos, err);
-    if (r == 0) r = read_ends(t, w, err);
-    if (r == 0)
-        r = sl_weights_bool(w, KEY("add_bos_token"), sl_tok_pre_adds_bos(t->pre), &t->adds_bos,
-                            err);
-    if (r == 0 && sl_tok_specials_init(&t->specials, &t->vocab) != 0)
-        r = sl_err_set(err, SL_ENOMEM, "%s: out of memory for the tokenizer", sl_weights_path(w));
-    return r;
+    struct sl_tok_norm_step *s;
+    struct sl_tok_decode *d = &t->decode;
+    if (prefix) {
+        s = sl_tok_norm_add(&t->norm, SL_TOK_NORM_PREPEND, 0);
+        if (sl_tok_norm_texts(s, NULL, 0, " ", 1) != 0) return SL_ENOMEM;
+    }
+    s = sl_tok_norm_add(&t->norm, SL_TOK_NORM_REPLACE, 0);
+    d->steps[0] = (struct sl_tok_decode_step){
+        .kind = SL_TOK_DECODE_REPLACE, .from = SL_TOK_SPACE, .from_n = 3, .to = " ", .to_n = 1};
+    d->steps[1] = (struct sl_tok_decode_step){.kind = SL_TOK_DECODE_BYTES};
+    d->n = 2;
+    d->drops = prefix;
+    d->literal = SL_TOK_LITERALS;
+    return sl_tok_norm_texts(s, " ", 1, SL_TOK_SPACE, 3);
 }
 
-int sl_tokenizer_open(const struct sl_weights *w, struct sl_tokenizer **out, struct sl_err *err)
+int sl_tok_add_literals(struct sl_tokenizer *t, int rstrip)
 {
-    SL_ASSERT(w && out);
-    *out = NULL;
-    struct sl_tokenizer *t = calloc(1, sizeof *t);
-    if (!t) return sl_err_set(err, SL_ENOMEM, "out of memory for a tokenizer");
-    int r = open_into(t, w, err);
-    if (r == 0)
-        *out = t;
-    else
-        sl_tokenizer_close(t);
+    const struct sl_tok_vocab *v = &t->vocab;
+    int n = 0;
+    int32_t *ids = malloc((size_t)v->n * sizeof *ids);
+    t->flags = calloc((size_t)v->n, 1);
+    if (!ids || !t->flags) {
+        free(ids);
+        return SL_ENOMEM;
+    }
+    for (int i = 0; i < v->n; i++) {
+        if (!sl_tok_literal(v->type[i])) continue;
+        ids[n++] = i;
+        if (v->type[i] != SL_TOK_TYPE_USER) t->flags[i] = SL_TOK_ADDED_SPECIAL;
+        if (v->type[i] == SL_TOK_TYPE_CONTROL && rstrip) t->flags[i] |= SL_TOK_ADDED_RSTRIP;
+    }
+    int r = sl_tok_added_init(&t->raw, v, t->flags, ids, n);
+    free(ids);
     return r;
-}
-
-void sl_tokenizer_close(struct sl_tokenizer *t)
-{
-    if (!t) return;
-    sl_tok_specials_close(&t->specials);
-    sl_tok_bpe_close(&t->bpe);
-    sl_tok_vocab_close(&t->vocab);
-    sl_tok_pre_close(t->pre);
-    free(t->ends);
-    free(t);
 }
 
 /* ---- encoding -------------------------------------------------------------------------------- */
@@ -258,9 +210,21 @@ int sl_ids_push(struct sl_ids *ids, int32_t id)
     return 0;
 }
 
+void sl_tok_work_close(struct sl_tok_work *w)
+{
+    free(w->symbols);
+    free(w->heap);
+    free(w->lattice);
+    sl_tok_match_close(w->match);
+    for (size_t i = 0; i < SL_ARRAY_LEN(w->norm); i++) sl_buf_close(&w->norm[i]);
+    for (size_t i = 0; i < SL_ARRAY_LEN(w->split); i++) sl_buf_close(&w->split[i]);
+    memset(w, 0, sizeof *w);
+}
+
 struct encoding {
     const struct sl_tokenizer *t;
     struct sl_tok_work work;
+    int all_specials;
     struct sl_ids *ids;
     struct sl_err *err;
 };
@@ -268,11 +232,14 @@ struct encoding {
 static int encode_piece(void *arg, const char *piece, size_t n)
 {
     struct encoding *e = arg;
-    if (sl_tok_pre_whole_words(e->t->pre)) {
-        int32_t id = sl_tok_vocab_find_bytes(&e->t->vocab, piece, n);
-        if (id >= 0) return sl_ids_push(e->ids, id);
+    switch (e->t->model) {
+    case SL_TOK_UNIGRAM:
+        return sl_tok_unigram_encode(&e->t->unigram, &e->work, piece, n, e->ids);
+    case SL_TOK_WORD:
+        return sl_tok_word_encode(&e->t->word, piece, n, e->ids);
+    default:
+        return sl_tok_bpe_encode(&e->t->bpe, &e->work, piece, n, e->ids);
     }
-    return sl_tok_bpe_encode(&e->t->bpe, &e->work, piece, n, e->ids);
 }
 
 /* Length of the longest prefix of s[0..n) that is valid UTF-8. */
@@ -292,33 +259,67 @@ static size_t valid_prefix(const char *s, size_t n)
     return i;
 }
 
-/* Text without special tokens: valid runs are split and merged, each invalid byte in between is its
- * own token. */
-static int encode_plain(struct encoding *e, const char *s, size_t n)
+/* Valid text without raw added tokens: normalized, cut at the others, split and merged. */
+static int encode_valid(struct encoding *e, const char *s, size_t n, int flags)
+{
+    const struct sl_tokenizer *t = e->t;
+    int r = sl_tok_norm_run(&t->norm, &e->work, &s, &n, !(flags & SL_TOK_CONTINUES), e->err);
+    if (e->work.norm_moved) flags &= ~SL_TOK_AT_START; /* HF asks where a piece comes from */
+    for (size_t pos = 0; r == 0 && pos < n;) {
+        size_t at = n, len = 0;
+        int32_t id = sl_tok_added_next(&t->cooked, s, pos, n, e->all_specials, &at, &len);
+        r = sl_tok_split_run(&t->split, &e->work, s + pos, at - pos,
+                             pos == 0 ? flags : flags & ~SL_TOK_AT_START, encode_piece, e, e->err);
+        if (r == 0 && id >= 0) r = sl_ids_push(e->ids, id);
+        pos = at + len;
+    }
+    return r;
+}
+
+/* A byte that is no UTF-8: its own token, the unknown one, or nothing. */
+static int encode_byte(struct encoding *e, uint8_t byte)
+{
+    const struct sl_tokenizer *t = e->t;
+    int32_t id = -1;
+    if (t->model == SL_TOK_BPE) id = t->bpe.byte_id[byte] >= 0 ? t->bpe.byte_id[byte] : t->bpe.unk;
+    if (t->model == SL_TOK_UNIGRAM)
+        id = t->unigram.byte_fallback ? t->unigram.byte_id[byte] : t->unigram.unk;
+    if (t->model == SL_TOK_WORD) id = t->word.unk;
+    return id >= 0 ? sl_ids_push(e->ids, id) : 0;
+}
+
+/* Text without raw added tokens: valid runs, each invalid byte in between is its own token. */
+static int encode_plain(struct encoding *e, const char *s, size_t n, int flags)
 {
     for (size_t i = 0; i < n;) {
         size_t run = valid_prefix(s + i, n - i);
-        int r = run ? sl_tok_pre_split(e->t->pre, s + i, run, encode_piece, e, e->err) : 0;
+        int r = run ? encode_valid(e, s + i, run, i == 0 ? flags : SL_TOK_CONTINUES) : 0;
         if (r != 0) return r;
         i += run;
         if (i == n) break;
-        int32_t id = e->t->bpe.byte_id[(uint8_t)s[i++]];
-        if (id >= 0 && sl_ids_push(e->ids, id) != 0) return SL_ENOMEM;
+        if ((r = encode_byte(e, (uint8_t)s[i++])) != 0) return r;
     }
     return 0;
 }
 
-static int encode_text(struct encoding *e, const char *text, size_t n, int all_specials)
+static int encode_text(struct encoding *e, const char *text, size_t n)
 {
     for (size_t pos = 0; pos < n;) {
         size_t at = n, len = 0;
-        int32_t id = sl_tok_specials_next(&e->t->specials, text, pos, n, all_specials, &at, &len);
-        int r = encode_plain(e, text + pos, at - pos);
+        int32_t id = sl_tok_added_next(&e->t->raw, text, pos, n, e->all_specials, &at, &len);
+        int r = encode_plain(e, text + pos, at - pos, pos == 0 ? SL_TOK_AT_START : 0);
         if (r != 0) return r;
         if (id >= 0 && sl_ids_push(e->ids, id) != 0) return SL_ENOMEM;
         pos = at + len;
     }
     return 0;
+}
+
+static int push_all(struct sl_ids *ids, const int32_t *around, int n)
+{
+    int r = 0;
+    for (int i = 0; i < n && r == 0; i++) r = sl_ids_push(ids, around[i]);
+    return r;
 }
 
 int sl_tokenizer_encode(const struct sl_tokenizer *t, const char *text, size_t n, int flags,
@@ -329,12 +330,13 @@ int sl_tokenizer_encode(const struct sl_tokenizer *t, const char *text, size_t n
         return sl_err_set(err, SL_ELIMIT,
                           "the text has %zu bytes; at most %u MiB can be encoded at once", n,
                           SL_TOK_TEXT_MAX >> 20);
-    struct encoding e = {.t = t, .ids = ids, .err = err};
+    struct encoding e = {.t = t, .ids = ids, .err = err, .all_specials = flags & SL_TOK_SPECIAL};
     size_t before = ids->len;
     int r = 0;
     if (err) err->code = 0;
-    if ((flags & SL_TOK_BOS) && t->adds_bos && t->bos >= 0) r = sl_ids_push(ids, t->bos);
-    if (r == 0) r = encode_text(&e, text, n, flags & SL_TOK_SPECIAL);
+    if (flags & SL_TOK_BOS) r = push_all(ids, t->before, t->n_before);
+    if (r == 0) r = encode_text(&e, text, n);
+    if (r == 0 && (flags & SL_TOK_BOS)) r = push_all(ids, t->after, t->n_after);
     sl_tok_work_close(&e.work);
     if (r == 0) return 0;
     ids->len = before;
@@ -386,18 +388,10 @@ int sl_tokenizer_size(const struct sl_tokenizer *t)
 
 int sl_tokenizer_adds_bos(const struct sl_tokenizer *t)
 {
-    return t->adds_bos;
+    return t->bos >= 0 && t->n_before > 0 && t->before[0] == t->bos;
 }
 
-int32_t sl_tokenizer_find(const struct sl_tokenizer *t, const char *piece, size_t n)
+int sl_tokenizer_drops(const struct sl_tokenizer *t)
 {
-    /* a special token is written as it is, others in the byte alphabet: two tokens may stand for
-     * the same bytes */
-    int32_t id = sl_tok_vocab_find(&t->vocab, piece, n);
-    size_t len = 0;
-    const char *bytes = sl_tokenizer_piece(t, id, &len);
-    if (id >= 0 && len == n && memcmp(bytes, piece, n) == 0) return id;
-    id = sl_tok_vocab_find_bytes(&t->vocab, piece, n);
-    bytes = sl_tokenizer_piece(t, id, &len);
-    return id >= 0 && len == n && memcmp(bytes, piece, n) == 0 ? id : -1;
+    return t->decode.drops;
 }

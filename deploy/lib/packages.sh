@@ -6,7 +6,7 @@
 PACKAGES_BUILD=(
     build-essential cmake ninja-build pkg-config ccache ca-certificates
     libuv1-dev libucx-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
-    libyaml-dev libjansson-dev libwebsockets-dev libwebsockets-evlib-uv libpcre2-dev libxxhash-dev libssl-dev
+    libyaml-dev libjansson-dev libwebsockets-dev libwebsockets-evlib-uv libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev
     libhwloc-dev libedit-dev libcmocka-dev
     python3 python3-venv openssh-client
 )

@@ -37,6 +37,12 @@ int sl_tokenizer_is_end(const struct sl_tokenizer *t, int32_t id)
     return id == TOY_END;
 }
 
+int sl_tokenizer_drops(const struct sl_tokenizer *t)
+{
+    (void)t;
+    return 0;
+}
+
 uint64_t toy_hash(uint64_t prefix, int32_t token)
 {
     return sl_mix64(prefix * 31 + (uint64_t)(uint32_t)token + 1);

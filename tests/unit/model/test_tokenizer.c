@@ -593,7 +593,8 @@ static void test_refused(void **state)
         toy(&b, missing[i]);
         check_refused(&b, SL_EINPUT, missing[i]);
     }
-    refuse_text("tokenizer.ggml.model", "llama", SL_EUNSUPPORTED, "'llama'");
+    refuse_text("tokenizer.ggml.model", "bert", SL_EUNSUPPORTED, "'bert'");
+    refuse_text("tokenizer.ggml.model", "llama", SL_EINPUT, "scores is missing");
     refuse_text("tokenizer.ggml.pre", "marvin", SL_EUNSUPPORTED, "'marvin'");
     refuse_text("tokenizer.ggml.pre", "marvin", SL_EUNSUPPORTED, "llama-bpe");
     refuse_text(TOKENS, "a", SL_EINPUT, "not an array");
