@@ -121,6 +121,23 @@ static int add_adapters(const struct sl_conf_list *l, struct sl_cluster *c, stru
     return r;
 }
 
+/* --adapter NAME, else the first --lora. */
+static int choose_adapter(const struct sl_session_options *o, struct sl_cluster *c,
+                          struct sl_err *err)
+{
+    const char *names[SL_CLUSTER_ADAPTERS_MAX];
+    c->own_adapter = o->lora.n && !o->adapter ? c->n_adapters - o->lora.n + 1 : 0;
+    for (int i = 0; o->adapter && i < c->n_adapters; i++) {
+        names[i] = c->adapters[i].name;
+        if (strcmp(names[i], o->adapter) == 0) c->own_adapter = i + 1;
+    }
+    if (!o->adapter || c->own_adapter) return 0;
+    const char *near = sl_nearest(o->adapter, names, (size_t)c->n_adapters);
+    return sl_err_set(err, SL_EUSAGE, "--adapter %s: %s%s", o->adapter,
+                      near ? "there is none of that name; did you mean " : "no such adapter",
+                      near ? near : "; --lora NAME=PATH loads one");
+}
+
 int sl_session_cluster(const struct sl_session_options *o, const char *yaml, struct sl_cluster *out,
                        struct sl_err *err)
 {
@@ -143,6 +160,7 @@ int sl_session_cluster(const struct sl_session_options *o, const char *yaml, str
     if (o->tool_parser) out->tool_parser = o->tool_parser;
     if (o->reasoning_parser) out->reasoning_parser = o->reasoning_parser;
     r = add_adapters(&o->lora, out, err);
+    if (r == 0) r = choose_adapter(o, out, err);
     if (r) {
         sl_cluster_close(out);
         return r;
@@ -305,8 +323,10 @@ int sl_session_run(struct sl_session *s, const struct sl_submit *req, sl_reply_f
                    struct sl_err *err)
 {
     struct waiting w = {.s = s, .fn = fn, .arg = arg};
+    struct sl_submit own = *req;
     uint64_t id;
-    int r = sl_service_submit(s->service, req, on_reply, &w, &id, err);
+    if (!own.adapter) own.adapter = s->cluster.own_adapter;
+    int r = sl_service_submit(s->service, &own, on_reply, &w, &id, err);
     if (r) return r;
     s->stop.code = 0;
     while (!w.ended && !s->stop.code) uv_run(&s->loop, UV_RUN_DEFAULT);

@@ -20,6 +20,7 @@ struct sl_session_options {
     int64_t threads, stages, context, sequences, queue, chunk, micro_batches;
     int quiet;
     struct sl_conf_list lora;
+    const char *adapter;
 };
 
 /* clang-format off */
@@ -50,6 +51,8 @@ struct sl_session_options {
      "limit for weights and KV of each stage, e.g. 4GiB", 0, 0},                                   \
     {SL_CONF_LIST, "--lora --lora-modules", "NAME=PATH", offsetof(T, session.lora),                \
      "a LoRA adapter (PEFT folder), asked for as model NAME; may be given again", 0, 0},           \
+    {SL_CONF_STRING, "--adapter", "NAME", offsetof(T, session.adapter),                            \
+     "the adapter to use here (default: the first --lora; serve: each request says)", 0, 0},       \
     {SL_CONF_STRING, "--chat-template --chat-template-file", "FILE",                               \
      offsetof(T, session.chat_template), "a Jinja chat template, instead of the model's own", 0,   \
      0},                                                                                           \

@@ -306,6 +306,7 @@ static int fill(struct sl_remote *r, const struct sl_remote_request *q, struct s
     g->ignore_eos = q->ignore_eos;
     g->want_logprobs = q->want_logprobs;
     g->priority = q->priority;
+    g->model = q->model;
     return 0;
 }
 

@@ -58,6 +58,7 @@ struct sl_remote_request {
     int want_logprobs;
     uint32_t top_logprobs; /* alternatives per token, with want_logprobs */
     int32_t priority;      /* higher first */
+    const char *model;     /* name of a LoRA adapter; NULL: the model itself */
 };
 void sl_remote_request_init(struct sl_remote_request *r);
 

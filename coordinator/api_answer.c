@@ -97,10 +97,11 @@ int sl_answer_prompt_logprobs(struct sl_choice *ch, json_t *into)
 
 static json_t *envelope(const struct sl_run *r, const char *object, json_t *choices)
 {
+    const struct sl_service *s = sl_http_api(r->c)->service;
+    const char *name =
+        sl_service_find_adapter(s, r->req.model) ? r->req.model : sl_service_model_name(s);
     return json_pack("{s:s,s:s,s:I,s:o,s:s,s:o}", "id", r->id, "object", object, "created",
-                     (json_int_t)r->created_s, "model",
-                     sl_api_text(sl_service_model_name(sl_http_api(r->c)->service),
-                                 strlen(sl_service_model_name(sl_http_api(r->c)->service))),
+                     (json_int_t)r->created_s, "model", sl_api_text(name, strlen(name)),
                      "system_fingerprint", "sluice-" SLUICE_VERSION, "choices", choices);
 }
 

@@ -428,6 +428,8 @@ static int fill_submit(struct client_request *r, const struct sl_api_generate *g
     s->max_tokens = (int)g->max_tokens;
     s->ignore_eos = g->ignore_eos;
     s->priority = SL_MAX(-1000000, SL_MIN(1000000, g->priority));
+    if (sl_api_check_model(c->service, g->model, e)) return -1;
+    s->adapter = sl_service_find_adapter(c->service, g->model);
     if (input_to_ids(r, g, ids, e)) return -1;
     if (r->answer) sl_api_show_marks(c->service, s);
     if (ids->len == 0)

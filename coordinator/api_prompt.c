@@ -33,6 +33,7 @@ int sl_api_check_model(struct sl_service *s, const char *name, struct sl_api_err
     const struct sl_cluster *cluster = sl_service_cluster(s);
     const char *served = sl_service_model_name(s);
     if (!name || !strcmp(name, "default") || !strcmp(name, served)) return 0;
+    if (sl_service_find_adapter(s, name)) return 0;
     if (cluster && cluster->model_path && is_file_name(cluster->model_path, name)) return 0;
     return sl_api_fail(e, 404, "invalid_request_error", "model_not_found", "model",
                        "the model '%.200s' does not exist; this server has '%.200s'", name, served);

@@ -320,6 +320,7 @@ static int submit(struct sl_choice *ch)
                           .n_stops = r->req.n_stops,
                           .ignore_eos = r->req.ignore_eos,
                           .priority = r->req.priority,
+                          .adapter = sl_service_find_adapter(api->service, r->req.model),
                           .score = ch->scoring};
     struct sl_err err = {0};
     memcpy(s.stops, r->req.stops, sizeof(s.stops));

@@ -359,6 +359,7 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
 {
     const struct sl_cluster *c = s->cluster;
     struct sl_coord_params p = {.n_vocab = s->config.n_vocab,
+                                .n_adapters = c->n_adapters,
                                 .n_devices = c->n_devices,
                                 .names = s->names,
                                 .queue_max = c->queue ? c->queue : 64,
@@ -534,6 +535,13 @@ int sl_service_is_serving(const struct sl_service *s)
 const char *sl_service_model_name(const struct sl_service *s)
 {
     return s->model_name;
+}
+
+int sl_service_find_adapter(const struct sl_service *s, const char *name)
+{
+    for (int i = 0; name && i < s->cluster->n_adapters; i++)
+        if (strcmp(s->cluster->adapters[i].name, name) == 0) return i + 1;
+    return 0;
 }
 
 const struct sl_config *sl_service_config(const struct sl_service *s)

@@ -62,6 +62,8 @@ void sl_service_cancel(struct sl_service *s, uint64_t id);
 
 int sl_service_is_serving(const struct sl_service *s);
 const char *sl_service_model_name(const struct sl_service *s); /* general.name or the file's name */
+/* Number of a LoRA adapter by name, from 1; 0: it is none (name may be NULL). */
+int sl_service_find_adapter(const struct sl_service *s, const char *name);
 const struct sl_config *sl_service_config(const struct sl_service *s);
 const struct sl_tokenizer *sl_service_tokenizer(const struct sl_service *s);
 /* Templates and answer style; NULL: the model has no chat template. */

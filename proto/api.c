@@ -96,6 +96,7 @@ static int generate_out(const struct sl_api_generate *g, Sluice__Api__Generate *
     p->tools_json = text(g->tools_json);
     p->parse = g->parse;
     p->options_json = text(g->options_json);
+    p->model = text(g->model);
     return sampling_out(g, p->sampling, a);
 }
 
@@ -275,6 +276,7 @@ static int generate_in(const Sluice__Api__Generate *p, struct sl_api_generate *g
     g->tools_json = p->tools_json && *p->tools_json ? p->tools_json : NULL;
     g->parse = p->parse;
     g->options_json = p->options_json && *p->options_json ? p->options_json : NULL;
+    g->model = p->model && *p->model ? p->model : NULL;
     return sampling_in(p->sampling, g);
 }
 

@@ -66,6 +66,7 @@ struct sl_api_generate {
     const char *tools_json;   /* NULL: none */
     int parse;                /* reasoning and calls apart from the text */
     const char *options_json; /* NULL: none */
+    const char *model;        /* NULL: the model itself */
 };
 
 struct sl_api_top {

@@ -11,6 +11,7 @@
 
 #include "base/arena.h"
 #include "base/sl_assert.h"
+#include "proto/batch.h"
 #include "proto/control.pb-c.h"
 
 #define LENGTH_BYTES 4
@@ -100,6 +101,8 @@ static int load_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     p->max_rows = l->max_rows;
     p->kv_type = text(l->kv_type);
     p->memory_bytes = l->memory_bytes;
+    p->n_adapters = l->n_adapters;
+    p->adapters = (char **)(uintptr_t)l->adapters; /* only read */
     return 0;
 }
 
@@ -281,8 +284,10 @@ static int load_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
                                    .n_blocks = p->n_blocks,
                                    .max_seqs = p->max_seqs,
                                    .max_rows = p->max_rows,
-                                   .memory_bytes = p->memory_bytes};
-    return 0;
+                                   .memory_bytes = p->memory_bytes,
+                                   .adapters = (const char *const *)p->adapters,
+                                   .n_adapters = p->n_adapters};
+    return p->n_adapters > SL_ADAPTERS_MAX ? SL_EPROTO : 0;
 }
 
 static int progress_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)

@@ -59,6 +59,8 @@ struct sl_ctl_load {
     const char *model, *kv_type;
     uint32_t layer_from, layer_to, block_tokens, n_blocks, max_seqs, max_rows;
     uint64_t memory_bytes;
+    const char *const *adapters; /* [n_adapters], at most SL_ADAPTERS_MAX */
+    size_t n_adapters;
 };
 struct sl_ctl_progress {
     uint64_t done_bytes, total_bytes;

@@ -50,6 +50,8 @@ static void free_load(struct sl_stage_params *p)
     if (!p) return;
     free((char *)(uintptr_t)p->model);
     free((char *)(uintptr_t)p->kv_type);
+    for (int i = 0; p->adapters && i < p->n_adapters; i++) free((char *)(uintptr_t)p->adapters[i]);
+    free((void *)(uintptr_t)p->adapters);
     free(p);
 }
 
@@ -241,7 +243,14 @@ int sl_compute_load(struct sl_compute *c, const struct sl_stage_params *p)
     *copy = *p;
     copy->model = strdup(p->model);
     copy->kv_type = strdup(p->kv_type ? p->kv_type : "auto");
-    if (!copy->model || !copy->kv_type) {
+    const char **adapters = calloc((size_t)p->n_adapters + 1, sizeof *adapters);
+    int short_of = !copy->model || !copy->kv_type || !adapters;
+    for (int i = 0; adapters && i < p->n_adapters; i++) {
+        adapters[i] = strdup(p->adapters[i]);
+        short_of |= !adapters[i];
+    }
+    copy->adapters = adapters;
+    if (short_of) {
         free_load(copy);
         return SL_ENOMEM;
     }

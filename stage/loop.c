@@ -112,7 +112,9 @@ static void on_load(struct sl_stage_loop *s, const struct sl_ctl_load *l)
                                 .max_seqs = (int)l->max_seqs,
                                 .max_rows = (int)l->max_rows,
                                 .kv_type = l->kv_type,
-                                .memory_bytes = l->memory_bytes};
+                                .memory_bytes = l->memory_bytes,
+                                .adapters = l->adapters,
+                                .n_adapters = (int)l->n_adapters};
     s->n_stages = p.n_stages;
     s->stage = p.stage;
     sl_log(SL_LOG_INFO, "stage", "loading layers %d-%d of %s as stage %d of %d", p.layer_from,

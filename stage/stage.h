@@ -23,8 +23,10 @@ struct sl_stage_params {
     int layer_from, layer_to;   /* [from, to) */
     int block_tokens, n_blocks; /* KV blocks wanted */
     int max_seqs, max_rows;
-    const char *kv_type;   /* "auto", "f32", "f16", "bf16" */
-    uint64_t memory_bytes; /* limit for weights + KV + workspace; 0 = none */
+    const char *kv_type;         /* "auto", "f32", "f16", "bf16" */
+    uint64_t memory_bytes;       /* limit for weights + KV + workspace; 0 = none */
+    const char *const *adapters; /* [n_adapters] folders of LoRA adapters */
+    int n_adapters;
     /* Bytes of weights loaded so far; may be NULL. Not 0: give loading up (SL_ECANCELLED). */
     int (*progress)(void *arg, uint64_t done, uint64_t total);
     void (*moved)(void *arg); /* after each layer of a step: a long step that moves is not a hang;

@@ -78,6 +78,7 @@ struct sl_cluster {
     const char *model_path;           /* as written, or resolved relative to the topology file */
     struct sl_adapter_spec *adapters; /* [n_adapters] */
     int n_adapters;
+    int own_adapter; /* what commands that ask by themselves use: 1 + its number, 0: none */
     int context;               /* longest sequence, tokens; 0 = the model's */
     int sequences;             /* concurrent sequences, default 16 */
     int queue;                 /* requests that may wait, default 64 */

@@ -338,6 +338,10 @@ const char *sl_service_model_name(const struct sl_service *s)
     (void)s;
     return "Fake Model";
 }
+int sl_service_find_adapter(const struct sl_service *s, const char *name)
+{
+    return name && strcmp(name, s->cluster.adapters[0].name) == 0;
+}
 const struct sl_config *sl_service_config(const struct sl_service *s)
 {
     return &s->config;
@@ -410,7 +414,10 @@ struct sl_service *fake_new(uv_loop_t *loop)
     s->loop = loop;
     s->script = (struct fake_script){1, 1, 64, 512, -1, 0, 0, NULL};
     s->next_id = 1;
+    static struct sl_adapter_spec adapter = {"fake-adapter", "/adapters/fake"};
     s->cluster.model_path = "/models/fake-model-Q4.gguf";
+    s->cluster.adapters = &adapter;
+    s->cluster.n_adapters = 1;
     sl_list_init(&s->live);
     open_model(s);
     uv_timer_init(loop, &s->timer);

@@ -237,6 +237,32 @@ static void test_upgrade_ignored(void **state)
     sl_buf_close(&b);
 }
 
+/* An adapter is one more model: listed, asked for by name, named in the answer. */
+static void test_adapters(void **state)
+{
+    static const char *const paths[] = {"/v1/completions", "/v1/chat/completions"};
+    static const char *const bodies[] = {
+        "{\"model\":\"%s\",\"prompt\":\"a\",\"max_tokens\":1}",
+        "{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1}"};
+    struct fx *f = *state;
+    int status;
+    json_t *o = fx_json(f, "GET", "/v1/models", NULL, &status), *second;
+    second = json_array_get(json_object_get(o, "data"), 1);
+    assert_string_equal(json_string_value(json_object_get(second, "id")), "fake-adapter");
+    assert_string_equal(json_string_value(json_object_get(second, "parent")), "Fake Model");
+    json_decref(o);
+    for (int i = 0; i < 4; i++) {
+        char body[256];
+        const char *name = i % 2 ? "Fake Model" : "fake-adapter";
+        snprintf(body, sizeof body, bodies[i / 2], name);
+        o = fx_json(f, "POST", paths[i / 2], body, &status);
+        assert_int_equal(status, 200);
+        assert_string_equal(json_string_value(json_object_get(o, "model")), name);
+        assert_int_equal(fake_last(f->service)->adapter, i % 2 == 0);
+        json_decref(o);
+    }
+}
+
 static void test_endpoints(void **state)
 {
     struct fx *f = *state;
@@ -401,6 +427,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_http10, setup, teardown),
         cmocka_unit_test_setup_teardown(test_methods, setup, teardown),
         cmocka_unit_test_setup_teardown(test_upgrade_ignored, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_adapters, setup, teardown),
         cmocka_unit_test_setup_teardown(test_endpoints, setup, teardown),
         cmocka_unit_test_setup_teardown(test_settings_arrive, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
