@@ -41,12 +41,6 @@ static int smollm2_path(char *path, size_t cap, struct sl_err *err)
     return 0;
 }
 
-static int ends_with(const char *s, const char *tail)
-{
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 int sl_model_resolve(const char *arg, char *path, size_t cap, struct sl_err *err)
 {
     SL_ASSERT(arg && path && cap > 0);
@@ -59,20 +53,11 @@ int sl_model_resolve(const char *arg, char *path, size_t cap, struct sl_err *err
     struct stat st;
     if (stat(path, &st) != 0)
         return sl_err_set(err, SL_ENOTFOUND,
-                          "model %s: %s; give the path of a .gguf file, or " SMOLLM2_NAME
+                          "model %s: %s; give the path of a .gguf file or of a Hugging Face "
+                          "folder, or " SMOLLM2_NAME
                           " for the small one that deploy/quickstart downloads",
                           path, strerror(errno));
-    if (S_ISDIR(st.st_mode))
-        return sl_err_set(
-            err, SL_EUNSUPPORTED,
-            "model %s: a folder; only .gguf files are read, so convert it to GGUF or give "
-            "the .gguf file inside",
-            path);
-    if (ends_with(path, ".safetensors") || ends_with(path, ".safetensors.index.json"))
-        return sl_err_set(
-            err, SL_EUNSUPPORTED,
-            "model %s: a safetensors file; only .gguf files are read, so convert it to GGUF", path);
-    if (!S_ISREG(st.st_mode))
-        return sl_err_set(err, SL_EINPUT, "model %s: not a regular file", path);
+    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) /* a FIFO would be waited for */
+        return sl_err_set(err, SL_EINPUT, "model %s: neither a file nor a folder", path);
     return 0;
 }
