@@ -258,6 +258,8 @@ void sl_control_load(struct sl_service *s, int device, const struct sl_effect *f
     p->plan_stage = fx->load.stage;
     p->loaded_bytes = p->total_bytes = 0;
     p->loading_ns = sl_env_now_ns();
+    const char *adapters[SL_CLUSTER_ADAPTERS_MAX];
+    for (int i = 0; i < c->n_adapters; i++) adapters[i] = c->adapters[i].path;
     struct sl_ctl m = {.kind = SL_CTL_LOAD,
                        .load = {.stage = (uint32_t)fx->load.stage,
                                 .n_stages = (uint32_t)fx->load.n_stages,
@@ -269,7 +271,9 @@ void sl_control_load(struct sl_service *s, int device, const struct sl_effect *f
                                 .max_seqs = (uint32_t)(c->sequences ? c->sequences : 16),
                                 .max_rows = SL_MAX_ROWS,
                                 .kv_type = c->kv_format ? c->kv_format : "auto",
-                                .memory_bytes = fx->load.memory_bytes + s->workspace_bytes}};
+                                .memory_bytes = fx->load.memory_bytes + s->workspace_bytes,
+                                .adapters = adapters,
+                                .n_adapters = (size_t)c->n_adapters}};
     if (p->ctl) sl_ctl_conn_send(p->ctl, &m);
 }
 
