@@ -36,9 +36,10 @@ char *sl_hf_path(const char *dir, const char *name);
  * are its files. Always an error. */
 int sl_hf_refuse_folder(const char *dir, char *const *names, size_t n, struct sl_err *err);
 
-/* SL_EUNSUPPORTED when config.json (or the names of its tensors) says that the weights are in a
- * scheme that we do not run; else 0. */
-int sl_hf_refuse_config(const char *where, const struct json_t *config, struct sl_err *err);
+/* SL_EUNSUPPORTED when config.json or hf_quant_config.json (each may be NULL) says that the weights
+ * are in a scheme that we do not run; else 0. */
+int sl_hf_refuse_config(const char *where, const struct json_t *config, const struct json_t *quant,
+                        struct sl_err *err);
 
 /* SL_EUNSUPPORTED when `path` is a file of another container by its suffix; else 0. */
 int sl_hf_refuse_file(const char *path, struct sl_err *err);

@@ -85,7 +85,7 @@ static int read_json(struct hf_model *m, struct sl_err *err)
     if (!r && !config)
         r = sl_err_set(err, SL_EINPUT, "%s: no config.json beside the weights; download it too",
                        m->dir);
-    return r ? r : sl_hf_refuse_config(m->dir, config, err);
+    return r ? r : sl_hf_refuse_config(m->dir, config, m->json[SL_JSON_QUANT], err);
 }
 
 /* Every tensor of the index must be in the file that it names. */

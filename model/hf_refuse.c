@@ -109,21 +109,62 @@ static const struct scheme {
     {"petit_nvfp4", "Petit weights"},
 };
 
+/* quant_algo values of ModelOpt, whose weights need what we do not do to the activations. */
+static const char *const algorithms[] = {"W4A16_AWQ", "W4A8_AWQ", "INT4_AWQ", "NVFP4_SVD",
+                                         "W8A8_SQ_PER_CHANNEL"};
+
 #define INSTEAD "use the model in BF16, FP8, NVFP4, MXFP4, AWQ or GPTQ, or as a GGUF file"
 
-int sl_hf_refuse_config(const char *where, const struct json_t *config, struct sl_err *err)
+static int refuse(const char *where, const char *what, const char *name, struct sl_err *err)
 {
-    const json_t *q = json_object_get(config, "quantization_config");
+    return sl_err_set(err, SL_EUNSUPPORTED, "%s: %s (%s) are not run here; %s", where, what, name,
+                      INSTEAD);
+}
+
+/* compressed-tensors: what is applied around the weights that it stores. */
+static int refuse_around(const char *where, const json_t *q, struct sl_err *err)
+{
+    const json_t *transform = json_object_get(q, "transform_config");
+    const json_t *sparsity = json_object_get(json_object_get(q, "sparsity_config"), "format");
+    const char *format = json_string_value(json_object_get(q, "format"));
+    const char *sparse = json_string_value(sparsity);
+    if (json_object_size(json_object_get(transform, "config_groups")))
+        return refuse(where, "weights with rotations", "transform_config", err);
+    if (sparse && strcasecmp(sparse, "dense") != 0)
+        return refuse(where, "sparse weights", sparse, err);
+    if (format && strncasecmp(format, "marlin", 6) == 0)
+        return refuse(where, "2:4 sparse weights in Marlin's layout", format, err);
+    if (json_is_true(json_object_get(q, "is_marlin_format")))
+        return refuse(where, "GPTQ weights in Marlin's layout", "is_marlin_format", err);
+    return 0;
+}
+
+/* One of the objects that may describe a quantization. */
+static int refuse_quantization(const char *where, const json_t *q, struct sl_err *err)
+{
     const char *method = json_string_value(json_object_get(q, "quant_method"));
+    const char *algorithm = json_string_value(json_object_get(q, "quant_algo"));
     for (size_t i = 0; method && i < SL_ARRAY_LEN(schemes); i++)
         if (strcasecmp(method, schemes[i].method) == 0)
-            return sl_err_set(err, SL_EUNSUPPORTED, "%s: %s (quant_method %s) are not run here; %s",
-                              where, schemes[i].says, schemes[i].method, INSTEAD);
-    /* MLX writes its own key and no quant_method */
+            return refuse(where, schemes[i].says, method, err);
+    for (size_t i = 0; algorithm && i < SL_ARRAY_LEN(algorithms); i++)
+        if (strcasecmp(algorithm, algorithms[i]) == 0)
+            return refuse(where, "ModelOpt's weights of this kind", algorithm, err);
+    return refuse_around(where, q, err);
+}
+
+int sl_hf_refuse_config(const char *where, const struct json_t *config, const struct json_t *quant,
+                        struct sl_err *err)
+{
+    const json_t *q = json_object_get(config, "quantization_config");
+    const json_t *text = json_object_get(config, "text_config");
+    int r = refuse_quantization(where, q, err);
+    if (!r) r = refuse_quantization(where, json_object_get(text, "quantization_config"), err);
+    if (!r) r = refuse_quantization(where, json_object_get(quant, "quantization"), err);
+    if (r || q) return r;
+    /* MLX writes a key of its own */
     const json_t *mlx = json_object_get(config, "quantization");
-    if (json_is_object(mlx) && json_object_get(mlx, "bits") && json_object_get(mlx, "group_size") &&
-        !method)
-        return sl_err_set(err, SL_EUNSUPPORTED, "%s: MLX's quantized weights are not run here; %s",
-                          where, INSTEAD);
+    if (json_object_get(mlx, "bits") && json_object_get(mlx, "group_size"))
+        return refuse(where, "MLX's quantized weights", "quantization", err);
     return 0;
 }

@@ -11,8 +11,9 @@
 
 #include <jansson.h>
 
-#define INT_DIGITS_MAX 18 /* decimal digits that always fit into 64 bits */
-#define SHOWN_MAX 160     /* bytes of jansson's own message that we repeat */
+#define SHOWN_MAX 160 /* bytes of jansson's own message that we repeat */
+
+static const char int_max[] = "9223372036854775807"; /* jansson's integers end here */
 
 int sl_is_lfs_pointer(const void *bytes, size_t n)
 {
@@ -20,15 +21,16 @@ int sl_is_lfs_pointer(const void *bytes, size_t n)
     return n >= sizeof start - 1 && memcmp(bytes, start, sizeof start - 1) == 0;
 }
 
-/* text[at..] begins a number with a sign or a digit: an integer of too many digits becomes a real
- * of the same length, its last three digits an exponent. Returns where its digits end, past `at`.
- */
+/* text[at..] begins a number with a sign or a digit: an integer that is too large becomes a real of
+ * the same length, its last three digits an exponent. Returns where its digits end, past `at`. */
 static size_t widen_number(char *text, size_t n, size_t at)
 {
-    size_t i = at + (text[at] == '-'), digits = i;
+    size_t i = at + (text[at] == '-'), first = i;
     while (i < n && text[i] >= '0' && text[i] <= '9') i++;
+    size_t digits = i - first, most = sizeof int_max - 1;
     int whole = i == n || (text[i] != '.' && text[i] != 'e' && text[i] != 'E');
-    if (whole && i - digits > INT_DIGITS_MAX && text[digits] != '0') memcpy(text + i - 3, "e03", 3);
+    int large = digits > most || (digits == most && memcmp(text + first, int_max, most) > 0);
+    if (whole && large && text[first] != '0') memcpy(text + i - 3, "e03", 3);
     return i;
 }
 
