@@ -27,15 +27,16 @@ struct job {
     float *out;
     int64_t capacity; /* rows of a batch */
 
-    float *logits;         /* [n][n_experts], then the scores made of them */
-    float *choice;         /* [n][n_experts]: what the experts are chosen by */
-    int32_t *ids;          /* [n][n_used] */
-    float *weights;        /* [n][n_used] */
-    int64_t *starts;       /* [n_experts + 1]: where an expert's rows begin in `pairs` */
-    int32_t *pairs;        /* [n * n_used]: row * n_used + slot, by expert, then by row */
-    float *in, *gate, *up; /* [capacity][dim], [capacity][n_ff] twice */
-    float *y;              /* [capacity][dim] */
-    int64_t first, last;   /* the batch: pairs [first, last) */
+    float *logits;            /* [n][n_experts], then the scores made of them */
+    float *choice;            /* [n][n_experts]: what the experts are chosen by */
+    int32_t *ids;             /* [n][n_used] */
+    float *weights;           /* [n][n_used] */
+    int64_t *starts;          /* [n_experts + 1]: where an expert's rows begin in `pairs` */
+    int32_t *pairs;           /* [n * n_used]: row * n_used + slot, by expert, then by row */
+    float *in, *gate, *up;    /* [capacity][dim], [capacity][n_ff] twice */
+    float *y;                 /* [capacity][dim] */
+    struct sl_mm_item *items; /* [2 * n_experts]: the products of a batch */
+    int64_t first, last;      /* the batch: pairs [first, last) */
 };
 
 /* ---- routing of one row ---------------------------------------------------------------------- */
@@ -184,27 +185,52 @@ static const float *row_of(const float *rows, int64_t i, int64_t width)
     return rows ? rows + i * width : NULL;
 }
 
-/* Experts [from, to), whose rows are the batch. */
+/* One job where the backend can; the reference takes one product at a time. */
+static void multiply(const struct job *j, const float *x, int n, int n_items)
+{
+    if (j->b->matmul) {
+        sl_cpu_multiply(j->b, x, n, j->items, n_items);
+        return;
+    }
+    for (const struct sl_mm_item *it = j->items; it < j->items + n_items; it++)
+        j->b->ops->matmul(j->b, x + it->row * it->p.w->cols, it->rows, &it->p, 1);
+}
+
+/* Adds the product of one expert's rows of the batch to the job. `row` is their place in the
+ * input. */
+static void add_item(const struct job *j, int *n_items, int expert, int64_t row,
+                     const struct sl_weight *w, const float *bias, float *out)
+{
+    int64_t at = j->starts[expert] - j->first;
+    w += expert;
+    j->items[(*n_items)++] = (struct sl_mm_item){
+        .p = {w, row_of(bias, expert, w->rows), out + at * w->rows, 0},
+        .row = (int)row,
+        .rows = (int)(j->starts[expert + 1] - j->starts[expert]),
+        .out_stride = w->rows,
+    };
+}
+
+/* Experts [from, to), whose rows are the batch. All experts of a single row read that row. */
 static void run_batch(struct job *j, int from, int to)
 {
     const struct sl_moe *m = j->m;
     int64_t rows = j->last - j->first;
-    sl_cpu_run(j->b, rows * j->dim, gather, j);
+    int n_items = 0, one = j->n == 1;
+    if (!one) sl_cpu_run(j->b, rows * j->dim, gather, j);
     for (int e = from; e < to; e++) {
-        int64_t at = j->starts[e] - j->first;
-        const struct sl_product p[2] = {
-            {&m->gate[e], row_of(m->gate_bias, e, m->n_ff), j->gate + at * m->n_ff, 0},
-            {&m->up[e], row_of(m->up_bias, e, m->n_ff), j->up + at * m->n_ff, 0}};
-        j->b->ops->matmul(j->b, j->in + at * j->dim, (int)(j->starts[e + 1] - j->starts[e]), p, 2);
+        if (j->starts[e + 1] == j->starts[e]) continue;
+        int64_t row = one ? 0 : j->starts[e] - j->first;
+        add_item(j, &n_items, e, row, m->gate, m->gate_bias, j->gate);
+        add_item(j, &n_items, e, row, m->up, m->up_bias, j->up);
     }
+    multiply(j, one ? j->x : j->in, one ? 1 : (int)rows, n_items);
     j->b->ops->glu(j->b, m->act, j->gate, j->up, rows * m->n_ff, j->gate);
-    for (int e = from; e < to; e++) {
-        int64_t at = j->starts[e] - j->first;
-        const struct sl_product p = {&m->down[e], row_of(m->down_bias, e, j->dim),
-                                     j->y + at * j->dim, 0};
-        j->b->ops->matmul(j->b, j->gate + at * m->n_ff, (int)(j->starts[e + 1] - j->starts[e]), &p,
-                          1);
-    }
+    n_items = 0;
+    for (int e = from; e < to; e++)
+        if (j->starts[e + 1] > j->starts[e])
+            add_item(j, &n_items, e, j->starts[e] - j->first, m->down, m->down_bias, j->y);
+    multiply(j, j->gate, (int)rows, n_items);
     sl_cpu_run(j->b, rows * j->dim, scatter, j);
 }
 
@@ -245,6 +271,7 @@ static size_t lay_out(struct job *j, char *base)
     j->gate = carve(base, &at, ff);
     j->up = carve(base, &at, ff);
     j->y = carve(base, &at, wide);
+    j->items = carve(base, &at, 2 * experts * sizeof(*j->items));
     return at;
 }
 

@@ -44,16 +44,32 @@ void sl_scratch_close(struct sl_scratch *s);
 
 /* ---- matmul: one table per CPU row ----------------------------------------------------------- */
 
+struct sl_mm_kernels; /* kernels/cpu/matmul.h */
+
 struct sl_matmul_ops {
     const char *row; /* "portable", "avx2", "avx512", "amx" */
     uint32_t caps;   /* enum sl_cpu_cap bits this row needs */
     /* Packs; same contract as sl_backend_ops.load with SL_USE_MATMUL. */
     int (*load)(const struct sl_matrix *m, struct sl_weight *w, struct sl_err *err);
     void (*unload)(struct sl_weight *w);
-    /* Same contract as sl_backend_ops.matmul. */
-    void (*run)(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,
-                const struct sl_product *p, int n_products);
+    const struct sl_mm_kernels *kernels;
 };
+
+/* A product of rows [row, row + rows) of an input; row i of them goes to p.out + i * out_stride. */
+struct sl_mm_item {
+    struct sl_product p;
+    int row, rows;
+    int64_t out_stride; /* floats */
+};
+
+/* The driver of every row: all items over one input x [n][cols] in one job. Prepares the input,
+ * shares tiles among the threads, adds bias and old output. kernels/cpu/matmul.c */
+void sl_mm_run_items(const struct sl_mm_kernels *k, struct sl_pool *pool,
+                     struct sl_scratch *scratch, const float *x, int n,
+                     const struct sl_mm_item *items, int n_items);
+/* The same contract as sl_backend_ops.matmul. */
+void sl_mm_run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
+               const float *x, int n, const struct sl_product *p, int n_products);
 
 /* Worst first: the portable row, then what else was compiled for this architecture. *n entries.
  * kernels/cpu/matmul.c */

@@ -1,10 +1,11 @@
 /* matmul.c - products of activations with packed weights: the rows there are, formats, and the work
  * of one call.
  *
- * A call takes up to four matrices with one input (q, k, v; gate, up), so a thread pool is woken
- * once for all of them. Units of work are (chunk of activation rows, tile of 16 output rows); each
- * thread has one contiguous run of them, always the same for the same shapes. The kernels proper
- * know only one tile and one chunk (matmul.h). */
+ * A call takes several matrices that share rows of one input (q, k, v; gate, up) or divide them
+ * among themselves (experts, heads), so a thread pool is woken once for all of them. Units of work
+ * are (item, chunk of its activation rows, tile of 16 output rows); each thread has one contiguous
+ * run of them, always the same for the same shapes. The kernels proper know only one tile and one
+ * chunk (matmul.h). */
 #include "kernels/cpu/matmul.h"
 
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "base/sl_assert.h"
 
 #define MAX_PRODUCTS 4
+#define UNIT_COST 8 /* of a unit besides its rows, in rows: reading and decoding the tile */
 /* Below this many values the caller quantizes alone: waking the others costs more than it saves. */
 #define QUANTIZE_ALONE 4096
 
@@ -52,18 +54,17 @@ const struct sl_matmul_ops *const *sl_matmul_rows(int *n)
 struct call {
     const struct sl_mm_kernels *k;
     struct sl_pool *pool;
-    const struct sl_product *p;
-    int n_products;
+    const struct sl_mm_item *items;
+    int n_items;
     struct sl_mm_act act;
-    struct sl_mm_tiles tiles[MAX_PRODUCTS];
-    int64_t n_tiles;      /* of all products */
+    int64_t cost;         /* of all units */
     const int32_t *order; /* of the input, or NULL: act-order */
     int quantize;         /* the threads quantize the input first */
 };
 
-static int is_float(const struct sl_product *p)
+static int is_float(const struct sl_mm_item *it)
 {
-    return sl_mm_is_float(sl_mm_format(p->w->layout)->codes);
+    return sl_mm_is_float(sl_mm_format(it->p.w->layout)->codes);
 }
 
 /* Cuts the scratch into the arrays of act. */
@@ -128,17 +129,18 @@ static void finish_row(const float *restrict sum, const float *bias, int flags, 
         for (int i = 0; i < lanes; i++) out[i] = flags & SL_MATMUL_ADD ? out[i] + v[i] : v[i];
 }
 
-/* Writes the sums of neighbouring tiles, acc[tile][row][16], to the outputs. */
-static void finish(const struct sl_product *p, int64_t tile, int tiles, int row, int rows,
+/* Writes the sums of neighbouring tiles, acc[tile][row][16], to the outputs of the item's rows from
+ * `row` on. */
+static void finish(const struct sl_mm_item *it, int64_t tile, int tiles, int row, int rows,
                    const float *acc)
 {
-    int64_t n_out = p->w->rows;
+    const struct sl_product *p = &it->p;
     for (int r = 0; r < rows; r++)
         for (int t = 0; t < tiles; t++) {
             int64_t first = (tile + t) * SL_MM_LANES;
             finish_row(acc + t * SL_MM_ACC + r * SL_MM_LANES, p->bias ? p->bias + first : NULL,
-                       p->flags, (int)SL_MIN((int64_t)SL_MM_LANES, n_out - first),
-                       p->out + (row + r) * n_out + first);
+                       p->flags, (int)SL_MIN((int64_t)SL_MM_LANES, p->w->rows - first),
+                       p->out + (row + r) * it->out_stride + first);
         }
 }
 
@@ -151,63 +153,101 @@ static void apply_factor(float factor, int tiles, int rows, float *acc)
 
 /* Asks for the outputs before the sums are made: rows lie far apart, and the writes would wait for
  * them. */
-static void prefetch_out(const struct sl_product *p, int64_t tile, int tiles, int row, int rows)
+static void prefetch_out(const struct sl_mm_item *it, int64_t tile, int tiles, int row, int rows)
 {
-    const float *out = p->out + row * p->w->rows + tile * SL_MM_LANES;
-    for (int r = 0; r < rows; r++, out += p->w->rows)
+    const float *out = it->p.out + row * it->out_stride + tile * SL_MM_LANES;
+    for (int r = 0; r < rows; r++, out += it->out_stride)
         for (int t = 0; t < tiles; t++) __builtin_prefetch(out + t * SL_MM_LANES, 1);
 }
 
-/* Units [from, to) of all (chunk, tile) pairs, tiles running fastest. */
-static void multiply(const struct call *c, int64_t from, int64_t to)
+/* Units of one item: chunks of rows, of each all tiles. */
+static int64_t units_of(const struct sl_mm_item *it, const struct sl_mm_tiles *t)
+{
+    return (it->rows + SL_MM_CHUNK - 1) / SL_MM_CHUNK * t->n;
+}
+
+/* Units [from, to) of one item. */
+static void multiply(const struct call *c, const struct sl_mm_item *it, const struct sl_mm_tiles *t,
+                     int64_t from, int64_t to)
 {
     _Alignas(1024) float acc[SL_MM_SPAN * SL_MM_ACC];
+    const struct sl_weight *weight = it->p.w;
     while (from < to) {
-        int row = (int)(from / c->n_tiles) * SL_MM_CHUNK;
-        int rows = SL_MIN(SL_MM_CHUNK, c->act.n - row), i = 0;
-        int64_t tile = from % c->n_tiles;
-        while (tile >= c->tiles[i].n) tile -= c->tiles[i++].n;
-        const struct sl_mm_tiles *t = &c->tiles[i];
+        int64_t tile = from % t->n;
+        int row = (int)(from / t->n) * SL_MM_CHUNK, rows = SL_MIN(SL_MM_CHUNK, it->rows - row);
         struct sl_mm_span w = {.codes = t->data + (size_t)tile * t->bytes, .stride = t->bytes};
         w.scales = w.codes + t->scales_at;
         w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
-        prefetch_out(&c->p[i], tile, w.tiles, row, rows);
-        c->k->tile[c->p[i].w->layout](&w, &c->act, row, rows, acc);
-        if (c->p[i].w->m.factor != 1) apply_factor(c->p[i].w->m.factor, w.tiles, rows, acc);
-        finish(&c->p[i], tile, w.tiles, row, rows, acc);
+        prefetch_out(it, tile, w.tiles, row, rows);
+        c->k->tile[weight->layout](&w, &c->act, it->row + row, rows, acc);
+        if (weight->m.factor != 1) apply_factor(weight->m.factor, w.tiles, rows, acc);
+        finish(it, tile, w.tiles, row, rows, acc);
         from += w.tiles;
+    }
+}
+
+/* What the units of an item cost, tiles of full chunks and of the rest, in rows. */
+static int64_t cost_of(const struct sl_mm_item *it, const struct sl_mm_tiles *t)
+{
+    int64_t full = it->rows / SL_MM_CHUNK, rest = it->rows % SL_MM_CHUNK;
+    return t->n * (full * (SL_MM_CHUNK + UNIT_COST) + (rest ? rest + UNIT_COST : 0));
+}
+
+/* The first unit of an item that begins at this cost or later. */
+static int64_t unit_at(const struct sl_mm_item *it, const struct sl_mm_tiles *t, int64_t cost)
+{
+    int64_t full = it->rows / SL_MM_CHUNK * t->n, each = SL_MM_CHUNK + UNIT_COST;
+    if (cost <= 0) return 0;
+    if (cost <= full * each) return (cost + each - 1) / each;
+    cost -= full * each;
+    each = it->rows % SL_MM_CHUNK + UNIT_COST;
+    return SL_MIN(full + (cost + each - 1) / each, units_of(it, t));
+}
+
+/* A thread's part of all units: an even part of their cost. */
+static void multiply_share(const struct call *c, int thread, int n_threads)
+{
+    int64_t from = c->cost * thread / n_threads, to = c->cost * (thread + 1) / n_threads;
+    for (const struct sl_mm_item *it = c->items; it < c->items + c->n_items && to > 0; it++) {
+        struct sl_mm_tiles t;
+        sl_mm_tiles(it->p.w, &t);
+        int64_t cost = cost_of(it, &t);
+        if (from < cost) multiply(c, it, &t, unit_at(it, &t, from), unit_at(it, &t, to));
+        from -= cost;
+        to -= cost;
     }
 }
 
 static void work(void *arg, int thread, int n_threads)
 {
     const struct call *c = arg;
-    int64_t from, to;
     if (c->quantize) {
+        int64_t from, to;
         sl_pool_share(c->act.n * c->act.groups, 8, thread, n_threads, &from, &to);
         quantize(c, from, to);
         sl_pool_barrier(c->pool, thread);
     }
-    int64_t chunks = (c->act.n + SL_MM_CHUNK - 1) / SL_MM_CHUNK;
-    sl_pool_share(chunks * c->n_tiles, 1, thread, n_threads, &from, &to);
-    multiply(c, from, to);
+    multiply_share(c, thread, n_threads);
 }
 
+/* Items that see the input in one order. */
 static void run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
-                const float *x, int n, const struct sl_product *p, int n_products)
+                const float *x, int n, const struct sl_mm_item *items, int n_items)
 {
-    struct call c = {.k = k, .pool = pool, .p = p, .n_products = n_products};
-    int64_t cols = p[0].w->cols, groups = (cols + SL_MM_GROUP - 1) / SL_MM_GROUP;
+    struct call c = {.k = k, .pool = pool, .items = items, .n_items = n_items};
+    int64_t cols = items[0].p.w->cols, groups = (cols + SL_MM_GROUP - 1) / SL_MM_GROUP;
     c.act = (struct sl_mm_act){.x = x, .cols = cols, .groups = groups, .n = n};
-    c.order = p[0].w->m.order;
+    c.order = items[0].p.w->m.order;
     int floats = 0;
-    for (int i = 0; i < n_products; i++) {
-        SL_ASSERT(p[i].w->packed && p[i].w->cols == c.act.cols);
-        sl_mm_tiles(p[i].w, &c.tiles[i]);
-        c.n_tiles += c.tiles[i].n;
-        floats += is_float(&p[i]);
+    for (const struct sl_mm_item *it = items; it < items + n_items; it++) {
+        struct sl_mm_tiles t;
+        SL_ASSERT(it->p.w->packed && it->p.w->cols == cols);
+        SL_ASSERT(it->row >= 0 && it->rows >= 0 && it->row + it->rows <= n);
+        sl_mm_tiles(it->p.w, &t);
+        c.cost += cost_of(it, &t);
+        floats += is_float(it);
     }
-    if (floats < n_products) {
+    if (floats < n_items) {
         lay_out(&c.act, scratch);
         c.quantize = n * c.act.cols > QUANTIZE_ALONE && sl_pool_size(pool) > 1;
         if (!c.quantize) quantize(&c, 0, n * c.act.groups);
@@ -215,16 +255,37 @@ static void run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_s
     sl_pool_run(pool, work, &c);
 }
 
-/* Products that see the input in different orders are calls of their own. */
+/* Items that see the input in different orders are calls of their own, each over its own rows. */
+static void run_apart(const struct sl_mm_kernels *k, struct sl_pool *pool,
+                      struct sl_scratch *scratch, const float *x, const struct sl_mm_item *items,
+                      int n_items)
+{
+    for (struct sl_mm_item it; n_items > 0; items++, n_items--) {
+        it = *items;
+        it.row = 0;
+        if (it.rows > 0) run(k, pool, scratch, x + items->row * it.p.w->cols, it.rows, &it, 1);
+    }
+}
+
+void sl_mm_run_items(const struct sl_mm_kernels *k, struct sl_pool *pool,
+                     struct sl_scratch *scratch, const float *x, int n,
+                     const struct sl_mm_item *items, int n_items)
+{
+    if (n <= 0 || n_items <= 0) return;
+    int same = 1;
+    while (same < n_items && items[same].p.w->m.order == items[0].p.w->m.order) same++;
+    if (same == n_items)
+        run(k, pool, scratch, x, n, items, n_items);
+    else
+        run_apart(k, pool, scratch, x, items, n_items);
+}
+
 void sl_mm_run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
                const float *x, int n, const struct sl_product *p, int n_products)
 {
+    struct sl_mm_item items[MAX_PRODUCTS];
     SL_ASSERT(n >= 0 && n_products >= 0 && n_products <= MAX_PRODUCTS);
-    while (n > 0 && n_products > 0) {
-        int same = 1;
-        while (same < n_products && p[same].w->m.order == p[0].w->m.order) same++;
-        run(k, pool, scratch, x, n, p, same);
-        p += same;
-        n_products -= same;
-    }
+    for (int i = 0; i < n_products; i++)
+        items[i] = (struct sl_mm_item){p[i], .rows = n, .out_stride = p[i].w->rows};
+    sl_mm_run_items(k, pool, scratch, x, n, items, n_products);
 }

@@ -284,11 +284,6 @@ struct sl_mm_kernels {
     sl_mm_tile_fn tile[SL_TILE_COUNT];
 };
 
-/* The driver of every row: prepares the input, shares tiles among the threads, adds bias and old
- * output. */
-void sl_mm_run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_scratch *scratch,
-               const float *x, int n, const struct sl_product *p, int n_products);
-
 extern const struct sl_matmul_ops sl_matmul_portable;
 #if defined(SL_KERNELS_X86)
 extern const struct sl_matmul_ops sl_matmul_avx2, sl_matmul_avx512, sl_matmul_amx;

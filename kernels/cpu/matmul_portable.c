@@ -348,16 +348,10 @@ static const struct sl_mm_kernels kernels = {
         },
 };
 
-static void run(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,
-                const struct sl_product *p, int n_products)
-{
-    sl_mm_run(&kernels, pool, scratch, x, n, p, n_products);
-}
-
 const struct sl_matmul_ops sl_matmul_portable = {
     .row = "portable",
     .caps = 0,
     .load = sl_mm_load,
     .unload = sl_mm_unload,
-    .run = run,
+    .kernels = &kernels,
 };

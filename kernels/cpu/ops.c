@@ -25,6 +25,12 @@ void sl_cpu_run(struct sl_backend *b, int64_t work, sl_pool_fn fn, void *arg)
         sl_pool_run(b->pool, fn, arg);
 }
 
+void sl_cpu_multiply(struct sl_backend *b, const float *x, int n, const struct sl_mm_item *items,
+                     int n_items)
+{
+    sl_mm_run_items(b->matmul->kernels, b->pool, &b->matmul_scratch, x, n, items, n_items);
+}
+
 static int cpu_load(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
                     struct sl_weight *w, struct sl_err *err)
 {
@@ -42,7 +48,7 @@ static void cpu_unload(struct sl_backend *b, struct sl_weight *w)
 static void cpu_matmul(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
                        int n_products)
 {
-    if (n > 0) b->matmul->run(b->pool, &b->matmul_scratch, x, n, p, n_products);
+    sl_mm_run(b->matmul->kernels, b->pool, &b->matmul_scratch, x, n, p, n_products);
 }
 
 const struct sl_backend_ops sl_cpu_ops = {

@@ -93,6 +93,10 @@ void sl_cpu_head_matmul(struct sl_backend *b, const struct sl_weight *w, int n_h
 void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
                 int64_t count, float *out);
 
+/* sl_mm_run_items on the backend's threads. */
+void sl_cpu_multiply(struct sl_backend *b, const float *x, int n, const struct sl_mm_item *items,
+                     int n_items);
+
 /* Runs fn on the pool when `work` (elements, or multiply-adds) is worth waking it for, else on this
  * thread alone. */
 #define SL_INLINE_WORK_MAX 32768

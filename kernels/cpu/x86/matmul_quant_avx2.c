@@ -386,16 +386,10 @@ static const struct sl_mm_kernels kernels = {
         },
 };
 
-static void run(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,
-                const struct sl_product *p, int n_products)
-{
-    sl_mm_run(&kernels, pool, scratch, x, n, p, n_products);
-}
-
 const struct sl_matmul_ops sl_matmul_avx2 = {
     .row = "avx2",
     .caps = SL_CPU_AVX2,
     .load = sl_mm_load,
     .unload = sl_mm_unload,
-    .run = run,
+    .kernels = &kernels,
 };

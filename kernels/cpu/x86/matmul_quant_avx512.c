@@ -279,16 +279,10 @@ static const struct sl_mm_kernels kernels = {
         },
 };
 
-static void run(struct sl_pool *pool, struct sl_scratch *scratch, const float *x, int n,
-                const struct sl_product *p, int n_products)
-{
-    sl_mm_run(&kernels, pool, scratch, x, n, p, n_products);
-}
-
 const struct sl_matmul_ops sl_matmul_avx512 = {
     .row = "avx512",
     .caps = SL_CPU_AVX2 | SL_CPU_AVX512 | SL_CPU_AVX512_VNNI,
     .load = sl_mm_load,
     .unload = sl_mm_unload,
-    .run = run,
+    .kernels = &kernels,
 };

@@ -57,7 +57,7 @@ void t_multiply(int threads, const float *x, int n, const struct sl_product *p, 
 {
     struct sl_pool **pool = &pools[threads - 1];
     if (!*pool) assert_int_equal(sl_pool_create(NULL, threads, pool, NULL), 0);
-    t_row->run(*pool, &t_scratch, x, n, p, count);
+    sl_mm_run(t_row->kernels, *pool, &t_scratch, x, n, p, count);
 }
 
 void t_check_row(const char *name, int64_t rows, int64_t cols, const float *w, const float *x,
