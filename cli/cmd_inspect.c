@@ -9,8 +9,10 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "cli/cmd.h"
+#include "cli/inspect_config.h"
 #include "cli/resolve.h"
 #include "model/config.h"
+#include "model/linear.h"
 
 struct settings {
     const char *model;
@@ -20,7 +22,7 @@ struct settings {
 #define AT(m) offsetof(struct settings, m)
 static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
-     "a .gguf file, or smollm2 (or give it as the only word)", 0, 0},
+     "a .gguf file, a Hugging Face folder, or smollm2 (or give it as the only word)", 0, 0},
     {SL_CONF_FLAG, "--tensors", NULL, AT(tensors), "list every tensor", 0, 0},
     {SL_CONF_FLAG, "--metadata", NULL, AT(metadata), "list every metadata key", 0, 0},
     {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object with everything", 0, 0},
@@ -55,33 +57,20 @@ static json_t *tensor_json(const struct sl_tensor *t)
     json_t *shape = json_array();
     for (int i = t->n_dims - 1; i >= 0; i--)
         json_array_append_new(shape, json_integer(t->ne[i])); /* row-major, as HF */
-    const char *format = sl_dtype_ggml_name(t->ggml_type);
-    return json_pack("{s:s, s:s, s:o, s:I, s:I}", "name", t->name, "format", format ? format : "?",
-                     "shape", shape, "offset", (json_int_t)t->offset, "bytes",
+    return json_pack("{s:s, s:s, s:o, s:i, s:I, s:I}", "name", t->name, "format", t->type_name,
+                     "shape", shape, "file", t->file, "offset", (json_int_t)t->offset, "bytes",
                      (json_int_t)t->bytes);
 }
 
-static json_t *config_json(const struct sl_config *c)
-{
-    return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:f, s:b, s:b}",
-        "architecture", c->arch, "name", c->name, "layers", c->n_layers, "hidden", c->n_embd,
-        "heads", c->n_heads, "kv_heads", c->n_kv_heads, "head_dim", c->head_dim, "feed_forward",
-        c->n_ff, "vocabulary", c->n_vocab, "context", c->n_ctx_train, "rms_eps", (double)c->rms_eps,
-        "rope", c->rope == SL_ROPE_NEOX ? "neox" : "norm", "rope_dims", c->rope_dims, "rope_base",
-        (double)c->rope_base, "qkv_bias", c->qkv_bias, "tied", c->tied);
-}
-
-/* Bytes by format, in the order of base/dtype.h. */
+/* Bytes by format, as the file spells it. */
 static json_t *formats_json(const struct sl_weights *w)
 {
     json_t *o = json_object();
     for (size_t i = 0; i < sl_weights_count(w); i++) {
         const struct sl_tensor *t = sl_weights_at(w, i);
-        const char *format = sl_dtype_ggml_name(t->ggml_type);
-        json_t *old = json_object_get(o, format ? format : "?");
+        json_t *old = json_object_get(o, t->type_name);
         json_int_t sum = (old ? json_integer_value(old) : 0) + (json_int_t)t->bytes;
-        json_object_set_new(o, format ? format : "?", json_integer(sum));
+        json_object_set_new(o, t->type_name, json_integer(sum));
     }
     return o;
 }
@@ -102,11 +91,14 @@ static json_t *describe(const struct sl_weights *w, const struct sl_config *c, s
         const struct sl_meta *m = sl_weights_meta_nth(w, i, &key);
         json_object_set_new(meta, key, scalar_json(m));
     }
-    json_t *j = json_pack("{s:s, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o, s:o}", "file",
-                          sl_weights_path(w), "config", config_json(c), "bytes", "layers", layers,
-                          "embedding", (json_int_t)embed, "head", (json_int_t)head,
-                          "kv_per_token_and_layer_f16", (json_int_t)sl_config_kv_bytes(c, 2),
-                          "formats", formats_json(w), "tensors", tensors, "metadata", meta);
+    json_t *j =
+        json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:{s:o, s:I, s:I, s:I}, s:o, s:o, s:o}", "file",
+                  sl_weights_path(w), "container", sl_weights_dir(w) ? "safetensors" : "gguf",
+                  "quantization", sl_linear_scheme(w), "config", sl_inspect_config(c), "parameters",
+                  sl_inspect_parameters(w, c), "text", sl_inspect_text(w), "bytes", "layers",
+                  layers, "embedding", (json_int_t)embed, "head", (json_int_t)head,
+                  "kv_per_token_and_layer_f16", (json_int_t)sl_config_kv_bytes(c, 2), "formats",
+                  formats_json(w), "tensors", tensors, "metadata", meta);
     if (r == 0) return j;
     json_decref(j);
     return NULL;
@@ -135,18 +127,44 @@ static void print_object(const char *title, const json_t *o, int bytes)
     }
 }
 
+/* Neighbouring layers of equal size in one line. */
+static void print_layers(const json_t *layers)
+{
+    size_t n = json_array_size(layers);
+    for (size_t from = 0, to; from < n; from = to) {
+        json_int_t bytes = json_integer_value(json_array_get(layers, from));
+        char size[32], range[64];
+        for (to = from + 1; to < n; to++)
+            if (json_integer_value(json_array_get(layers, to)) != bytes) break;
+        snprintf(range, sizeof range, to - from > 1 ? "layers %zu-%zu, each" : "layer %zu", from,
+                 to - 1);
+        printf("  %-44s %s\n", range, sl_format_bytes((uint64_t)bytes, size));
+    }
+}
+
+static void print_bytes(const json_t *bytes)
+{
+    static const char *const keys[] = {"embedding", "head", "kv_per_token_and_layer_f16"};
+    printf("\nbytes\n");
+    print_layers(json_object_get(bytes, "layers"));
+    for (size_t i = 0; i < SL_ARRAY_LEN(keys); i++) {
+        char size[32];
+        printf(
+            "  %-44s %s\n", keys[i],
+            sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, keys[i])), size));
+    }
+}
+
 static void print_text(const json_t *j, const struct settings *s)
 {
-    char a[32], b[32], c[32];
-    const json_t *bytes = json_object_get(j, "bytes"), *layers = json_object_get(bytes, "layers");
-    printf("%s\n", json_string_value(json_object_get(j, "file")));
+    printf("%s\n%s, quantization: %s\n", json_string_value(json_object_get(j, "file")),
+           json_string_value(json_object_get(j, "container")),
+           json_string_value(json_object_get(j, "quantization")));
     print_object("config", json_object_get(j, "config"), 0);
+    print_object("parameters", json_object_get(j, "parameters"), 0);
+    print_object("text", json_object_get(j, "text"), 0);
     print_object("bytes by format", json_object_get(j, "formats"), 1);
-    printf("\nbytes\n  layers 0-%zu: %s the first; embedding %s, head %s\n",
-           json_array_size(layers) - 1,
-           sl_format_bytes((uint64_t)json_integer_value(json_array_get(layers, 0)), a),
-           sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "embedding")), b),
-           sl_format_bytes((uint64_t)json_integer_value(json_object_get(bytes, "head")), c));
+    print_bytes(json_object_get(j, "bytes"));
     if (s->metadata) print_object("metadata", json_object_get(j, "metadata"), 0);
     if (!s->tensors) return;
     printf("\ntensors\n");
