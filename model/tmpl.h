@@ -331,6 +331,8 @@ int sl_tv_dict_new(struct sl_tmpl_run *r, int type, size_t cap, struct sl_tv *ou
 int sl_tv_dict_set(struct sl_tmpl_run *r, struct sl_tv *d, const struct sl_tv *k,
                    const struct sl_tv *v);
 /* NULL when absent. Keys compare as in Python: 1, 1.0 and True are one key. */
+/* Steps that looking k up costs: long keys are compared byte by byte. */
+size_t sl_tv_dict_cost(const struct sl_tv *d, const struct sl_tv *k);
 struct sl_tv *sl_tv_dict_get(const struct sl_tv *d, const struct sl_tv *k);
 struct sl_tv *sl_tv_dict_text(const struct sl_tv *d, const char *s, size_t n);
 /* The elements of anything iterable as a list that is the caller's to change; a generator is used

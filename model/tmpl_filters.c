@@ -314,7 +314,7 @@ static int put_quoted(run *r, const tv *v, int query)
 {
     const char *keep = query ? "_.-~" : "_.-~/";
     tv s;
-    if (sl_tv_to_str(r, v, &s) || sl_tmpl_charge(r, s.n / 16)) return SL_EINPUT;
+    if (sl_tv_to_str(r, v, &s) || sl_tmpl_charge(r, s.n)) return SL_EINPUT;
     for (size_t i = 0; i < s.n; i++) {
         unsigned char c = (unsigned char)s.u.s[i];
         int plain = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z' && c < 0x80) ||

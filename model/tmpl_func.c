@@ -16,11 +16,16 @@ static int absent(const tv *v)
 }
 
 /* item.a.b.0 for the attribute "a.b.0" (or an integer): items first, then attributes, as v[...]
- * does. */
-static int attribute(run *r, const tv *item, const tv *path, tv *out)
+ * does. `def` (NULL or absent: none) stands for each part that is undefined. */
+static int attribute_or(run *r, const tv *item, const tv *path, const tv *def, tv *out)
 {
     *out = *item;
-    if (path->type == TV_INT) return sl_tv_item(r, item, path, out);
+    if (def && absent(def)) def = NULL;
+    if (path->type == TV_INT) {
+        int rc = sl_tv_item(r, item, path, out);
+        if (rc == 0 && def && out->type == TV_UNDEF) *out = *def;
+        return rc;
+    }
     if (path->type != TV_STR) return sl_tmpl_fail(r, "an attribute must be a name");
     const char *p = path->u.s, *end = p + path->n;
     for (int parts = 0; p <= end; parts++) {
@@ -32,9 +37,15 @@ static int attribute(run *r, const tv *item, const tv *path, tv *out)
         if (n && p[0] >= '0' && p[0] <= '9' && sl_tmpl_to_int(p, n, 10, &i) == 0)
             key = TV_MAKE_INT(i);
         if (sl_tv_item(r, &from, &key, out)) return SL_EINPUT;
+        if (def && out->type == TV_UNDEF) *out = *def;
         p += n + 1;
     }
     return 0;
+}
+
+static int attribute(run *r, const tv *item, const tv *path, tv *out)
+{
+    return attribute_or(r, item, path, NULL, out);
 }
 
 /* The attribute where one is asked for, in lower case where that matters. */
@@ -224,8 +235,7 @@ static int f_groupby(run *r, tv *a, tv *out)
         return SL_EINPUT;
     for (size_t i = 0; i < list.u.list->n; i++) {
         tv k;
-        if (attribute(r, &list.u.list->v[i], &a[1], &k)) return SL_EINPUT;
-        if (k.type == TV_UNDEF && !absent(&a[2])) k = a[2];
+        if (attribute_or(r, &list.u.list->v[i], &a[1], &a[2], &k)) return SL_EINPUT;
         if (sort_key(r, &k, &(tv){0}, !keep_case, &fold) || sl_tv_list_add(r, &keys, &fold))
             return SL_EINPUT;
     }
@@ -236,8 +246,7 @@ static int f_groupby(run *r, tv *a, tv *out)
         if (i && sl_tv_equal(r, &keys.u.list->v[i], &keys.u.list->v[i - 1], 0, &same))
             return SL_EINPUT;
         if (!same) {
-            if (attribute(r, &list.u.list->v[i], &a[1], &k)) return SL_EINPUT;
-            if (k.type == TV_UNDEF && !absent(&a[2])) k = a[2];
+            if (attribute_or(r, &list.u.list->v[i], &a[1], &a[2], &k)) return SL_EINPUT;
             if (sl_tv_list_new(r, TV_TUPLE, 2, &group) || sl_tv_list_new(r, TV_LIST, 0, &members) ||
                 sl_tv_list_add(r, &group, &k) || sl_tv_list_add(r, &group, &members))
                 return SL_EINPUT;
@@ -381,11 +390,10 @@ static int f_map(run *r, const tv *self, const struct sl_tmpl_args *args, tv *ou
     r->frames += 10; /* map('map', 'map', ...) recurses through here */
     for (size_t i = 0; i < list.u.list->n; i++) {
         tv result = {0};
-        int rc = attr ? attribute(r, &list.u.list->v[i], attr, &result)
+        int rc = attr ? attribute_or(r, &list.u.list->v[i], attr, def, &result)
                       : sl_tmpl_builtin_call(r, f, &list.u.list->v[i], &rest, &result);
         if (rc) return rc;
         v = result;
-        if (attr && def && v.type == TV_UNDEF) v = *def;
         if (sl_tv_list_add(r, out, &v)) return SL_EINPUT;
     }
     r->frames -= 10;

@@ -66,7 +66,7 @@ static int strip(run *r, tv *a, int sides, tv *out)
 {
     int all = a[1].type == TV_ABSENT || a[1].type == TV_NONE;
     if (!all && need_str(r, &a[1], "strip")) return SL_EINPUT;
-    if (sl_tmpl_charge(r, all ? a->n / 64 : a->n / 64 * (1 + a[1].n / 8))) return SL_EINPUT;
+    if (sl_tmpl_charge(r, a->n / 8 * (1 + (all ? 0 : a[1].n / 4)))) return SL_EINPUT;
     *out = sl_tmpl_strip(a, all ? NULL : &a[1], sides);
     return 0;
 }
@@ -90,6 +90,7 @@ static int remove_affix(run *r, tv *a, int prefix, tv *out)
 {
     size_t n = a[1].n;
     if (need_str(r, &a[1], "removeprefix and removesuffix")) return SL_EINPUT;
+    if (sl_tmpl_charge(r, n / 256)) return SL_EINPUT;
     *out = *a;
     if (n == 0 || n > a->n || memcmp(a->u.s + (prefix ? 0 : a->n - n), a[1].u.s, n) != 0) return 0;
     *out = prefix ? part(a, n, a->n) : part(a, 0, a->n - n);
@@ -343,7 +344,7 @@ static int s_count(run *r, tv *a, tv *out)
     tv w;
     int64_t base, n = 0;
     if (need_str(r, &a[1], "count") || window(r, a, &a[2], &w, &base)) return SL_EINPUT;
-    if (sl_tmpl_charge(r, w.n / 64)) return SL_EINPUT;
+    if (sl_tmpl_charge(r, w.n / 8)) return SL_EINPUT;
     if (a[1].n == 0) {
         *out = TV_MAKE_INT((int64_t)sl_tmpl_text_len(w.u.s, w.n) + 1);
         return 0;
@@ -371,6 +372,7 @@ static int has_affix(run *r, tv *a, int prefix, tv *out)
     for (i = 0; i < n && !yes; i++) {
         if (need_str(r, &list[i], "startswith and endswith")) return SL_EINPUT;
         size_t m = list[i].n;
+        if (sl_tmpl_charge(r, m / 256)) return SL_EINPUT;
         yes = m == 0 || (m <= w.n && memcmp(w.u.s + (prefix ? 0 : w.n - m), list[i].u.s, m) == 0);
     }
     *out = TV_MAKE_BOOL(yes);
@@ -542,9 +544,10 @@ static int d_items(run *r, tv *a, tv *out)
 
 static int d_get(run *r, tv *a, tv *out)
 {
+    if (sl_tmpl_charge(r, sl_tv_dict_cost(a, &a[1]))) return SL_EINPUT;
     const tv *v = sl_tv_dict_get(a, &a[1]);
     *out = v ? *v : a[2].type != TV_ABSENT ? a[2] : TV_MAKE_NONE;
-    return sl_tmpl_charge(r, a->u.dict->n / 16);
+    return 0;
 }
 
 static int copy(run *r, tv *a, tv *out) /* values do not change, so it may be the same one */

@@ -33,8 +33,8 @@ static int dicts_equal(struct sl_tmpl_run *r, const struct sl_tv *a, const struc
     *eq = a->u.dict->n == b->u.dict->n;
     for (size_t i = 0; *eq && i < a->u.dict->n; i++) {
         const struct sl_tv_pair *p = &a->u.dict->p[i];
+        if (sl_tmpl_charge(r, sl_tv_dict_cost(b, &p->k))) return SL_EINPUT;
         const struct sl_tv *v = sl_tv_dict_get(b, &p->k);
-        if (sl_tmpl_charge(r, b->u.dict->n / 16)) return SL_EINPUT;
         *eq = v != NULL;
         if (v && sl_tv_equal(r, &p->v, v, depth + 1, eq)) return SL_EINPUT;
     }
@@ -62,8 +62,9 @@ int sl_tv_equal(struct sl_tmpl_run *r, const struct sl_tv *a, const struct sl_tv
         *eq = 1;
         return 0;
     case TV_STR:
+        if (sl_tmpl_charge(r, a->n == b->n ? a->n / 256 : 0)) return SL_EINPUT;
         *eq = a->n == b->n && (a->n == 0 || memcmp(a->u.s, b->u.s, a->n) == 0);
-        return sl_tmpl_charge(r, *eq ? a->n / 256 : 0);
+        return 0;
     case TV_LIST:
     case TV_TUPLE:
     case TV_RANGE:
@@ -110,6 +111,7 @@ int sl_tv_order(struct sl_tmpl_run *r, int op, const struct sl_tv *a, const stru
         return 0;
     }
     if (a->type == TV_STR && b->type == TV_STR) {
+        if (sl_tmpl_charge(r, SL_MIN(a->n, b->n) / 256)) return SL_EINPUT;
         int c = text_compare(a, b);
         *yes = by_op(op, c < 0, c == 0);
         return sl_tmpl_charge(r, SL_MIN(a->n, b->n) / 256);
@@ -143,8 +145,9 @@ int sl_tv_contains(struct sl_tmpl_run *r, struct sl_tv *box, const struct sl_tv 
     if (box->type == TV_DICT) {
         if (v->type == TV_LIST || v->type == TV_DICT)
             return sl_tmpl_fail(r, "a %s cannot be the key of a dict", sl_tv_type_name(v));
+        if (sl_tmpl_charge(r, sl_tv_dict_cost(box, v))) return SL_EINPUT;
         *yes = sl_tv_dict_get(box, v) != NULL;
-        return sl_tmpl_charge(r, box->u.dict->n / 16);
+        return 0;
     }
     if (box->type == TV_UNDEF) return 0;
     if (!sl_tv_is_list(box))
@@ -458,8 +461,8 @@ int sl_tv_item(struct sl_tmpl_run *r, const struct sl_tv *v, const struct sl_tv 
 {
     if (v->type == TV_UNDEF) return sl_tmpl_fail_undef(r, v);
     if (v->type == TV_DICT || v->type == TV_NS) {
+        if (sl_tmpl_charge(r, sl_tv_dict_cost(v, key))) return SL_EINPUT;
         const struct sl_tv *item = sl_tv_dict_get(v, key);
-        if (sl_tmpl_charge(r, v->u.dict->n / 16)) return SL_EINPUT;
         if (item) {
             *out = *item;
             return 0;

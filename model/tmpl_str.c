@@ -90,7 +90,7 @@ int sl_tmpl_case(struct sl_tmpl_run *r, const struct sl_tv *s, enum sl_tmpl_case
 {
     size_t mark = r->out.len;
     int in_word = 0;
-    if (sl_tmpl_charge(r, s->n / 16)) return SL_EINPUT;
+    if (sl_tmpl_charge(r, s->n)) return SL_EINPUT; /* a call for each character */
     for (size_t i = 0; i < s->n;) {
         uint32_t c;
         int len = sl_utf8_get(s->u.s + i, s->n - i, &c), up = how == CASE_UPPER, rc;

@@ -43,7 +43,7 @@ static int all_case(run *r, tv *a, int upper, tv *out)
 {
     tv s;
     int some = 0, other = 0;
-    if (sl_tv_to_str(r, a, &s) || sl_tmpl_charge(r, s.n / 16)) return SL_EINPUT;
+    if (sl_tv_to_str(r, a, &s) || sl_tmpl_charge(r, s.n / 2)) return SL_EINPUT;
     for (size_t i = 0; i < s.n;) {
         uint32_t c;
         i += (size_t)sl_utf8_get(s.u.s + i, s.n - i, &c);

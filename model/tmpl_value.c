@@ -120,6 +120,14 @@ static int key_equal(const struct sl_tv *a, const struct sl_tv *b)
     return a->u.p == b->u.p;
 }
 
+size_t sl_tv_dict_cost(const struct sl_tv *d, const struct sl_tv *k)
+{
+    size_t n = d->u.dict->n, bytes = k->type == TV_STR ? k->n : 0;
+    for (size_t i = 0; k->type == TV_TUPLE && i < k->u.list->n; i++)
+        if (k->u.list->v[i].type == TV_STR) bytes += k->u.list->v[i].n;
+    return n / 16 + n * (bytes / 256);
+}
+
 struct sl_tv *sl_tv_dict_get(const struct sl_tv *d, const struct sl_tv *k)
 {
     if (k->type == TV_TUPLE)
@@ -160,7 +168,7 @@ int sl_tv_dict_set(struct sl_tmpl_run *r, struct sl_tv *d, const struct sl_tv *k
         for (size_t i = 0; i < k->u.list->n; i++)
             if (k->u.list->v[i].type == TV_TUPLE || k->u.list->v[i].type == TV_LIST)
                 return sl_tmpl_fail(r, "a tuple of lists or tuples cannot be the key of a dict");
-    if (sl_tmpl_charge(r, d->u.dict->n / 16)) return SL_EINPUT;
+    if (sl_tmpl_charge(r, sl_tv_dict_cost(d, k))) return SL_EINPUT;
     struct sl_tv *old = sl_tv_dict_get(d, k);
     if (old) {
         *old = *v;

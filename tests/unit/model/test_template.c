@@ -120,6 +120,17 @@ static void jinja_vectors(void **state)
     assert_int_equal(t.right, t.all);
 }
 
+/* Every filter, test and method, and expressions put together by chance; see make_jinja.py. */
+static void more_vectors(void **state)
+{
+    struct tally t = {0};
+    (void)state;
+    assert_true(each_line(SLUICE_GOLDEN "/data/jinja/more.jsonl", jinja_line, &t));
+    print_message("more jinja vectors: %d of %d\n", t.right, t.all);
+    assert_int_equal(t.all, 562);
+    assert_int_equal(t.right, t.all);
+}
+
 static void template_line(const json_t *j, void *arg)
 {
     struct tally *t = arg;
@@ -295,6 +306,25 @@ static void hostile(void **state)
          "nested too deeply"},
         {"{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}",
          RENDER_FAILED, "too"},
+        /* long strings are worked on again and again */
+        {"{% set s = ' ' * 5000000 %}{% for i in range(99999) %}{% set q = s.strip() %}{% endfor "
+         "%}",
+         RENDER_FAILED, "too long"},
+        {"{% set s = 'a' * 5000000 %}{% for i in range(99999) %}{% set q = s.upper() %}{% endfor "
+         "%}",
+         RENDER_FAILED, "too long"},
+        {"{% set s = 'a' * 5000000 %}{% for i in range(99999) %}{% set q = s.removeprefix(s) %}"
+         "{% endfor %}",
+         RENDER_FAILED, "too long"},
+        {"{% set d = {'a' * 5000000: 1} %}{% set k = 'a' * 5000000 %}{% for i in range(99999) %}"
+         "{{ d[k] }}{% endfor %}",
+         RENDER_FAILED, "too long"},
+        {"{% set s = 'a' * 5000000 %}{% for i in range(99999) %}{% set q = s.count('ab') %}"
+         "{% endfor %}",
+         RENDER_FAILED, "too long"},
+        {"{% set k = 'a' * 100000 %}{% set l = ['a' * 99999 ~ 'b'] * 1000 %}"
+         "{% for i in range(9999) %}{{ k in l }}{% endfor %}",
+         RENDER_FAILED, "too long"},
         {"{{ 'a' * 10**12 }}", RENDER_FAILED, "too large"},
         {"{{ [0] * 10**12 }}", RENDER_FAILED, "too large"},
         {"{{ 'a'|center(10**12) }}", RENDER_FAILED, "too"},
@@ -412,6 +442,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(more_features), cmocka_unit_test(hostile),
         cmocka_unit_test(hostile_sizes), cmocka_unit_test(deep_json),
         cmocka_unit_test(small_output),  cmocka_unit_test(jinja_vectors),
+        cmocka_unit_test(more_vectors),
     };
     const struct CMUnitTest models[] = {cmocka_unit_test(golden_templates)};
     if (argc > 1 && strcmp(argv[1], "models") == 0)
