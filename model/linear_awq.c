@@ -14,24 +14,28 @@
 #define BITS 4
 #define PER_WORD 8
 #define TILE_WORDS 16 /* a cache line of each input */
-#define TILE_COLS 64
+#define TILE_COLS 128 /* a cache line of each output */
 
 static const int output_of_nibble[PER_WORD] = {0, 2, 4, 6, 1, 3, 5, 7};
 
-/* Codes of inputs [k0, k1) for words [w0, w1). */
-static void turn_tile(const uint32_t *in, int64_t words, int64_t w0, int64_t w1, int64_t k0,
-                      int64_t k1, int64_t cols, uint8_t *out)
+/* Codes of `n` inputs from k on, for `nw` words from w on; tiles of our own on both sides, because
+ * rows lie powers of two apart and would share one set of the cache. */
+static void turn_tile(const uint32_t *in, int64_t words, int64_t w, int64_t nw, int64_t k,
+                      int64_t n, int64_t cols, uint8_t *out)
 {
-    for (int64_t w = w0; w < w1; w++)
-        for (int64_t k = k0; k < k1; k += PER_WORD) {
+    uint32_t from[TILE_COLS][TILE_WORDS], to[TILE_WORDS * PER_WORD][TILE_COLS / PER_WORD];
+    for (int64_t i = 0; i < n; i++)
+        memcpy(from[i], in + (k + i) * words + w, (size_t)nw * sizeof from[i][0]);
+    for (int64_t i = 0; i < n; i += PER_WORD)
+        for (int64_t c = 0; c < nw; c++) {
             uint32_t v[PER_WORD];
-            for (int i = 0; i < PER_WORD; i++) v[i] = in[(k + i) * words + w];
+            for (int e = 0; e < PER_WORD; e++) v[e] = from[i + e][c];
             sl_turn_nibbles(v);
-            for (int i = 0; i < PER_WORD; i++) {
-                int64_t row = w * PER_WORD + output_of_nibble[i];
-                memcpy(out + (row * cols + k) / 2, &v[i], sizeof v[i]);
-            }
+            for (int e = 0; e < PER_WORD; e++)
+                to[c * PER_WORD + output_of_nibble[e]][i / PER_WORD] = v[e];
         }
+    for (int64_t r = 0; r < nw * PER_WORD; r++)
+        memcpy(out + ((w * PER_WORD + r) * cols + k) / 2, to[r], (size_t)n / 2);
 }
 
 static void turn_codes(const uint32_t *in, int64_t rows, int64_t cols, uint8_t *out)
@@ -39,7 +43,7 @@ static void turn_codes(const uint32_t *in, int64_t rows, int64_t cols, uint8_t *
     int64_t words = rows / PER_WORD;
     for (int64_t k = 0; k < cols; k += TILE_COLS)
         for (int64_t w = 0; w < words; w += TILE_WORDS)
-            turn_tile(in, words, w, SL_MIN(w + TILE_WORDS, words), k, SL_MIN(k + TILE_COLS, cols),
+            turn_tile(in, words, w, SL_MIN(TILE_WORDS, words - w), k, SL_MIN(TILE_COLS, cols - k),
                       cols, out);
 }
 

@@ -29,11 +29,23 @@ static const struct lanes e4m3_lanes = {1, REP8(0x7f), REP8(0x01), REP8(0x80), 0
 static const struct lanes e5m2_lanes = {1, REP8(0x7f), REP8(0x04), REP8(0x80), 0};
 static const struct lanes e4m3_scale = {1, REP8(0x7f), REP8(0x01), REP8(0x80), REP8(0x80)};
 
+#define RUN 1024 /* bytes */
+
 /* Index of the first bad lane of n bytes, or -1. F16's top bit is the sign, so the sum is masked
  * before; no lane carries into its neighbour because the mask leaves the top bit clear. */
 static int64_t first_bad(const struct lanes *l, const uint8_t *p, uint64_t n)
 {
-    for (uint64_t at = 0; at < n; at += 8) {
+    uint64_t good = 0; /* whole runs without a bad lane; a loop that the compiler vectorizes */
+    for (; n - good >= RUN; good += RUN) {
+        uint64_t any = 0;
+        for (int i = 0; i < RUN; i += 8) {
+            uint64_t v;
+            memcpy(&v, p + good + i, 8);
+            any |= (((v & l->mask) + l->carry) & l->top) | (v & l->also);
+        }
+        if (any) break;
+    }
+    for (uint64_t at = good; at < n; at += 8) {
         uint64_t v = 0;
         memcpy(&v, p + at, (size_t)SL_MIN(8, n - at));
         uint64_t bad = (((v & l->mask) + l->carry) & l->top) | (v & l->also);

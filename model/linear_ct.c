@@ -143,8 +143,11 @@ int sl_job_unpack(struct sl_linear_job *j, const uint32_t *words, int bits, cons
     }
     for (int64_t n = 0; n < j->rows; n++) {
         sl_unpack_words(words + n * per_row, bits, j->cols, codes);
-        for (int64_t k = 0; order && k < j->cols; k++) turned[k] = codes[order[k]];
-        const uint8_t *from = order ? turned : codes;
+        const uint8_t *from = codes;
+        if (order) {
+            for (int64_t k = 0; k < j->cols; k++) turned[k] = codes[order[k]];
+            from = turned;
+        }
         if (wide)
             memcpy(*out + n * bytes, from, (size_t)bytes);
         else

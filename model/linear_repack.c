@@ -10,16 +10,22 @@
 #include "base/sl_assert.h"
 #include "model/linear_part.h"
 
-#define TILE 32 /* rows and columns of a tile: 32 lines of the source in the cache */
+#define TILE 32 /* rows and columns of a tile */
 
+/* By way of a tile of our own: rows of real matrices lie powers of two apart, so that a column of
+ * them would share one set of the cache. */
 #define TRANSPOSE(type)                                                                            \
     static void transpose_##type(const type *in, type *out, int64_t rows, int64_t cols)            \
     {                                                                                              \
+        type tile[TILE][TILE];                                                                     \
         for (int64_t r0 = 0; r0 < rows; r0 += TILE)                                                \
-            for (int64_t c0 = 0; c0 < cols; c0 += TILE)                                            \
-                for (int64_t c = c0, c1 = SL_MIN(c0 + TILE, cols); c < c1; c++)                    \
-                    for (int64_t r = r0, r1 = SL_MIN(r0 + TILE, rows); r < r1; r++)                \
-                        out[c * rows + r] = in[r * cols + c];                                      \
+            for (int64_t c0 = 0; c0 < cols; c0 += TILE) {                                          \
+                int64_t nr = SL_MIN(TILE, rows - r0), nc = SL_MIN(TILE, cols - c0);                \
+                for (int64_t r = 0; r < nr; r++)                                                   \
+                    memcpy(tile[r], in + (r0 + r) * cols + c0, (size_t)nc * sizeof(type));         \
+                for (int64_t c = 0; c < nc; c++)                                                   \
+                    for (int64_t r = 0; r < nr; r++) out[(c0 + c) * rows + r0 + r] = tile[r][c];   \
+            }                                                                                      \
     }
 TRANSPOSE(uint8_t)
 TRANSPOSE(uint16_t)
@@ -44,16 +50,22 @@ void sl_unpack_words(const uint32_t *words, int bits, int64_t n, uint8_t *codes)
 {
     uint32_t mask = (1u << bits) - 1;
     if (bits == 3) { /* one stream of bits over three words; values 10 and 21 cross */
-        for (int64_t i = 0; i < n; i++) {
-            int64_t bit = i % 32 * 3;
-            const uint32_t *w = words + i / 32 * 3 + bit / 32;
-            uint32_t v = *w >> (bit % 32);
-            if (bit % 32 > 29) v |= w[1] << (32 - bit % 32);
-            codes[i] = (uint8_t)(v & mask);
+        for (int64_t i = 0; i < n; i += 32, words += 3) {
+            unsigned __int128 v =
+                (unsigned __int128)words[2] << 64 | (uint64_t)words[1] << 32 | words[0];
+            for (int64_t k = i, end = SL_MIN(i + 32, n); k < end; k++, v >>= 3)
+                codes[k] = (uint8_t)((uint32_t)v & mask);
         }
         return;
     }
     int per_word = 32 / bits;
+    for (; bits == 4 && n >= 8; n -= 8, codes += 8) { /* by far the most frequent width */
+        uint64_t v = *words++;
+        v = (v | v << 16) & 0x0000ffff0000ffffu;
+        v = (v | v << 8) & 0x00ff00ff00ff00ffu;
+        v = (v | v << 4) & 0x0f0f0f0f0f0f0f0fu;
+        memcpy(codes, &v, sizeof v);
+    }
     for (int64_t i = 0; i < n; i += per_word) {
         uint32_t v = *words++;
         for (int64_t k = i, end = SL_MIN(i + per_word, n); k < end; k++, v >>= bits)
