@@ -36,15 +36,15 @@ struct settings {
 #define AT(member) offsetof(struct settings, member)
 
 static const struct sl_conf_row rows[] = {
-    {SL_CONF_STRING, "-m --model", "MODEL", AT(model), "a .gguf file, or smollm2", 0, 0},
+    {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
+     "a .gguf file, a Hugging Face folder, or smollm2", 0, 0},
     {SL_CONF_FLAG, "--lines", NULL, AT(lines), "one text a line: JSON strings in, JSON arrays out",
      0, 0},
     {SL_CONF_FLAG, "-d --detokenize", NULL, AT(detokenize),
      "the way back: JSON arrays of ids to text", 0, 0},
     {SL_CONF_FLAG, "--no-special", NULL, AT(no_special),
      "special tokens in the text are plain text; with --detokenize they are left out", 0, 0},
-    {SL_CONF_FLAG, "--bos --add-bos", NULL, AT(bos), "begin with BOS if the model asks for it", 0,
-     0},
+    {SL_CONF_FLAG, "--bos --add-bos", NULL, AT(bos), "add BOS and EOS as the model asks for", 0, 0},
 };
 
 struct job {
@@ -142,11 +142,12 @@ static int append_pieces(struct job *j, const json_t *ids, int streamed, struct 
             return wrong_input(j, err, "a JSON array of token ids", why);
         }
         size_t n;
-        const char *piece = sl_tokenizer_piece(j->t, (int32_t)id, &n);
-        if (streamed)
+        if (streamed) {
             r = sl_detok_push(&d, j->t, (int32_t)id, !j->set.no_special, &j->out);
-        else if (!j->set.no_special || !sl_tokenizer_is_special(j->t, (int32_t)id))
+        } else if (!j->set.no_special || !sl_tokenizer_is_special(j->t, (int32_t)id)) {
+            const char *piece = sl_detok_bytes(&d, j->t, (int32_t)id, &n);
             r = sl_buf_add(&j->out, piece, n);
+        }
     }
     if (r == 0 && streamed) r = sl_detok_finish(&d, &j->out);
     return r ? sl_err_set(err, r, "the text of the ids: %s", sl_strerror(r)) : 0;
@@ -212,7 +213,7 @@ static int run_model(void *settings, const char *word, struct sl_err *err)
     (void)word;
     if (!set->model)
         return sl_err_set(err, SL_EUSAGE,
-                          "no model; give one with -m MODEL (a .gguf file, or smollm2)");
+                          "no model; give one with -m MODEL (a .gguf file, a folder, or smollm2)");
     char path[PATH_MAX];
     struct sl_weights *w = NULL;
     struct sl_tokenizer *t = NULL;

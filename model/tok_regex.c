@@ -17,7 +17,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 
-#define STEPS_BASE 1000000u       /* backtracking steps of one attempt ... */
+#define STEPS_BASE 100000u        /* backtracking steps of one attempt ... */
 #define STEPS_PER_BYTE 64u        /* ... and for each byte of the text */
 #define HEAP_MAX_KIB (512u << 10) /* what one match may hold */
 
