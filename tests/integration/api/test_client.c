@@ -91,6 +91,62 @@ static void test_session(void **state)
     fx_close(f);
 }
 
+static int on_part(void *arg, const struct sl_remote_token *t)
+{
+    struct job *j = arg;
+    size_t n = strlen(j->text), room = sizeof(j->text) - n;
+    if (t->reasoning_len) snprintf(j->text + n, room, "R%s", t->reasoning);
+    if (t->text_len) snprintf(j->text + n, room, "C%s", t->text);
+    for (size_t i = 0; i < t->n_calls; i++) {
+        n = strlen(j->text);
+        snprintf(j->text + n, sizeof(j->text) - n, "T%u(%s %s)", t->calls[i].index,
+                 t->calls[i].name, t->calls[i].arguments);
+        j->tokens += strlen(t->calls[i].id) > 5;
+    }
+    return 0;
+}
+
+static void parsed(struct job *j)
+{
+    struct sl_remote_request q;
+    if ((j->rc = sl_remote_connect(j->address, NULL, &j->remote, j->error))) return;
+    sl_remote_request_init(&q);
+    q.messages_json = "[{\"role\":\"user\",\"content\":\"x\"}]";
+    q.tools_json = "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]";
+    q.parse = 1;
+    q.options_json = j->stop_at ? "{\"parallel_tool_calls\":false}" : NULL;
+    j->rc = sl_remote_generate(j->remote, &q, on_part, j, &j->result);
+    q.options_json = "[]";
+    if (!j->rc && sl_remote_generate(j->remote, &q, on_part, j, NULL) != SL_REMOTE_REFUSED)
+        j->rc = 101;
+    sl_remote_close(j->remote);
+}
+
+static void test_parsed(void **state)
+{
+    static const struct sl_chat_options style = {.tool_parser = "hermes",
+                                                 .reasoning_parser = "qwen3"};
+    struct sl_err err;
+    (void)state;
+    struct fx *f = fx_open(NULL, PATH);
+    assert_int_equal(fake_chat(f->service, &style, &err), 0);
+    fake_script(f->service)->answer =
+        "<think>a</think>b<tool_call>{\"name\":\"f\",\"arguments\":{\"k\":1}}</tool_call>"
+        "<tool_call>{\"name\":\"f\"}</tool_call>";
+    struct job j = {.address = PATH};
+    run(f, &j, parsed);
+    assert_int_equal(j.rc, 0);
+    assert_string_equal(j.text, "RaCbT0(f {\"k\":1})T1(f {})");
+    assert_string_equal(j.result.finish_reason, "tool_calls");
+    assert_int_equal(j.tokens, 2); /* both had ids */
+    struct job one = {.address = PATH, .stop_at = 1};
+    run(f, &one, parsed);
+    assert_int_equal(one.rc, 0);
+    assert_string_equal(one.text, "RaCbT0(f {\"k\":1})");
+    assert_string_equal(one.result.finish_reason, "tool_calls");
+    fx_close(f);
+}
+
 static void stops_early(struct job *j)
 {
     struct sl_remote_request q;
@@ -160,6 +216,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session),
+        cmocka_unit_test(test_parsed),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_server_stops),
     };
