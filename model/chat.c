@@ -231,27 +231,66 @@ static int printed_object(const struct sl_buf *out, size_t from, const json_t *a
     return n < (int)sizeof head && out->len > from && strstr(sl_buf_str(out) + from, head) != NULL;
 }
 
+/* Turns the content of answers that have none into empty text. */
+static int content_to_text(json_t *messages, struct sl_err *err)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        json_t *m = json_array_get(messages, i), *content = json_object_get(m, "content");
+        if (content && !json_is_null(content)) continue;
+        if (json_object_set_new(m, "content", json_string(""))) return out_of_memory(err);
+    }
+    return 0;
+}
+
+static int has_no_content(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (!json_is_string(json_object_get(json_array_get(messages, i), "content"))) return 1;
+    return 0;
+}
+
+enum { AS_TEXT = 1, NOT_NONE = 2 }; /* arguments as JSON text; content "" instead of none */
+
+/* One way to render; `messages` stay as they are. */
+static int render_as(const struct sl_template *t, json_t *vars, json_t *messages, int way,
+                     struct sl_buf *out, struct sl_err *err)
+{
+    json_t *changed = json_deep_copy(messages);
+    int rc = !changed || json_object_set_new(vars, "messages", changed) ? out_of_memory(err) : 0;
+    if (rc == 0 && (way & AS_TEXT)) rc = arguments_to_text(changed, err);
+    if (rc == 0 && (way & NOT_NONE)) rc = content_to_text(changed, err);
+    return rc ? rc : sl_template_render(t, vars, out, err);
+}
+
 /* Most templates want the arguments of calls as objects (`tojson` prints them); some put them into
- * text as they are and so want JSON text: the former error out or print Python's notation. Which
- * one this is shows only in the rendering. */
+ * text as they are and so want JSON text: they error out or print Python's notation otherwise. Most
+ * take an answer without content as none, some add to it or search it. Which it is shows only in
+ * the rendering, so the ways are tried until one works; an error is that of the first. */
 static int render(const struct sl_template *t, json_t *vars, struct sl_buf *out, struct sl_err *err)
 {
     json_t *messages = json_object_get(vars, "messages");
     const json_t *arguments = first_arguments(messages);
+    int none = has_no_content(messages);
     size_t before = out->len;
     int rc = sl_template_render(t, vars, out, err);
-    if (!arguments || (rc == 0 && !printed_object(out, before, arguments))) return rc;
-    struct sl_err second = {0};
-    struct sl_buf text;
-    sl_buf_init(&text, SL_TEMPLATE_OUTPUT_MAX);
-    int again = arguments_to_text(messages, &second);
-    if (again == 0) again = sl_template_render(t, vars, &text, &second);
-    if (again == 0) {
-        out->len = before; /* what the first rendering left */
-        rc = sl_buf_add(out, sl_buf_str(&text), text.len);
-        if (rc) rc = out_of_memory(err);
+    int printed = rc == 0 && arguments && printed_object(out, before, arguments);
+    if (rc == 0 && !printed) return 0;
+    json_incref(messages);
+    int done = 0;
+    for (int way = AS_TEXT; way <= (AS_TEXT | NOT_NONE) && !done; way++) {
+        struct sl_err second = {0};
+        struct sl_buf text;
+        if (((way & AS_TEXT) && !arguments) || ((way & NOT_NONE) && !none)) continue;
+        sl_buf_init(&text, SL_TEMPLATE_OUTPUT_MAX);
+        if (render_as(t, vars, messages, way, &text, &second) == 0 &&
+            ((way & AS_TEXT) || !arguments || !printed_object(&text, 0, arguments))) {
+            done = 1;
+            out->len = before; /* what the first rendering left */
+            rc = sl_buf_add(out, sl_buf_str(&text), text.len) ? out_of_memory(err) : 0;
+        }
+        sl_buf_close(&text);
     }
-    sl_buf_close(&text);
+    json_decref(messages);
     return rc;
 }
 

@@ -311,6 +311,8 @@ static void arguments_as_wanted(void **state)
         {"{{ 'args ' + messages[1].tool_calls[0].function.arguments }}", "args {\"a\": 1}"},
         {"{{ messages[1].tool_calls[0].function.arguments }}", "{\"a\": 1}"},
         {"{{ messages[1].content is none }}", "True"},
+        {"{{ 'x' in messages[1].content }}", "False"}, /* content is none at first */
+        {"{{ messages[1].content + messages[1].tool_calls[0].function.arguments }}", "{\"a\": 1}"},
     };
     (void)state;
     for (size_t i = 0; i < SL_ARRAY_LEN(rows); i++) {
