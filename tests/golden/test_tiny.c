@@ -131,8 +131,8 @@ static void test_format(void **state)
 
 int main(int argc, char **argv)
 {
-    static char types[][8] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1",  "Q8_0",
-                              "Q4_K", "Q5_K", "Q6_K", "Q4_K_M"};
+    static char types[][8] = {"Q4_0", "Q4_1", "Q5_0",   "Q5_1",   "Q8_0",   "Q2_K",  "Q3_K", "Q4_K",
+                              "Q5_K", "Q6_K", "Q4_K_M", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"};
     struct CMUnitTest tests[SL_ARRAY_LEN(types)];
     if (argc > 1) row = argv[1];
     if (!engine_data("models/gguf/llama-Q4_0.gguf") || !engine_has_row(row)) {
