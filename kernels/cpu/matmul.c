@@ -15,6 +15,12 @@
 
 #define MAX_PRODUCTS 4
 #define UNIT_COST 8 /* of a unit besides its rows, in rows: reading and decoding the tile */
+/* From this many rows on, groups lie an odd number of rows apart: at a power of two they would
+ * compete for the same few places in the caches. */
+#define ODD_ROWS 64
+/* Values of a chunk: packed (2 bytes a value) they stay in a second-level cache of 2 MB. */
+#define CHUNK_VALUES (512 << 10)
+#define CHUNK_ROWS_MIN 32 /* fewer would decode the weights too often */
 /* Below this many values the caller quantizes alone: waking the others costs more than it saves. */
 #define QUANTIZE_ALONE 4096
 
@@ -57,7 +63,9 @@ struct call {
     const struct sl_mm_item *items;
     int n_items;
     struct sl_mm_act act;
+    int rows;             /* of the input */
     int64_t cost;         /* of all units */
+    int chunk;            /* activation rows that a tile meets at once */
     const int32_t *order; /* of the input, or NULL: act-order */
     int quantize;         /* the threads quantize the input first */
 };
@@ -161,9 +169,10 @@ static void prefetch_out(const struct sl_mm_item *it, int64_t tile, int tiles, i
 }
 
 /* Units of one item: chunks of rows, of each all tiles. */
-static int64_t units_of(const struct sl_mm_item *it, const struct sl_mm_tiles *t)
+static int64_t units_of(const struct call *c, const struct sl_mm_item *it,
+                        const struct sl_mm_tiles *t)
 {
-    return (it->rows + SL_MM_CHUNK - 1) / SL_MM_CHUNK * t->n;
+    return (it->rows + c->chunk - 1) / c->chunk * t->n;
 }
 
 /* Units [from, to) of one item. */
@@ -174,7 +183,7 @@ static void multiply(const struct call *c, const struct sl_mm_item *it, const st
     const struct sl_weight *weight = it->p.w;
     while (from < to) {
         int64_t tile = from % t->n;
-        int row = (int)(from / t->n) * SL_MM_CHUNK, rows = SL_MIN(SL_MM_CHUNK, it->rows - row);
+        int row = (int)(from / t->n) * c->chunk, rows = SL_MIN(c->chunk, it->rows - row);
         struct sl_mm_span w = {.codes = t->data + (size_t)tile * t->bytes, .stride = t->bytes};
         w.scales = w.codes + t->scales_at;
         w.tiles = (int)SL_MIN(SL_MIN((int64_t)SL_MM_SPAN, t->n - tile), to - from);
@@ -187,21 +196,23 @@ static void multiply(const struct call *c, const struct sl_mm_item *it, const st
 }
 
 /* What the units of an item cost, tiles of full chunks and of the rest, in rows. */
-static int64_t cost_of(const struct sl_mm_item *it, const struct sl_mm_tiles *t)
+static int64_t cost_of(const struct call *c, const struct sl_mm_item *it,
+                       const struct sl_mm_tiles *t)
 {
-    int64_t full = it->rows / SL_MM_CHUNK, rest = it->rows % SL_MM_CHUNK;
-    return t->n * (full * (SL_MM_CHUNK + UNIT_COST) + (rest ? rest + UNIT_COST : 0));
+    int64_t full = it->rows / c->chunk, rest = it->rows % c->chunk;
+    return t->n * (full * (c->chunk + UNIT_COST) + (rest ? rest + UNIT_COST : 0));
 }
 
 /* The first unit of an item that begins at this cost or later. */
-static int64_t unit_at(const struct sl_mm_item *it, const struct sl_mm_tiles *t, int64_t cost)
+static int64_t unit_at(const struct call *c, const struct sl_mm_item *it,
+                       const struct sl_mm_tiles *t, int64_t cost)
 {
-    int64_t full = it->rows / SL_MM_CHUNK * t->n, each = SL_MM_CHUNK + UNIT_COST;
+    int64_t full = it->rows / c->chunk * t->n, each = c->chunk + UNIT_COST;
     if (cost <= 0) return 0;
     if (cost <= full * each) return (cost + each - 1) / each;
     cost -= full * each;
-    each = it->rows % SL_MM_CHUNK + UNIT_COST;
-    return SL_MIN(full + (cost + each - 1) / each, units_of(it, t));
+    each = it->rows % c->chunk + UNIT_COST;
+    return SL_MIN(full + (cost + each - 1) / each, units_of(c, it, t));
 }
 
 /* A thread's part of all units: an even part of their cost. */
@@ -211,8 +222,8 @@ static void multiply_share(const struct call *c, int thread, int n_threads)
     for (const struct sl_mm_item *it = c->items; it < c->items + c->n_items && to > 0; it++) {
         struct sl_mm_tiles t;
         sl_mm_tiles(it->p.w, &t);
-        int64_t cost = cost_of(it, &t);
-        if (from < cost) multiply(c, it, &t, unit_at(it, &t, from), unit_at(it, &t, to));
+        int64_t cost = cost_of(c, it, &t);
+        if (from < cost) multiply(c, it, &t, unit_at(c, it, &t, from), unit_at(c, it, &t, to));
         from -= cost;
         to -= cost;
     }
@@ -223,7 +234,7 @@ static void work(void *arg, int thread, int n_threads)
     const struct call *c = arg;
     if (c->quantize) {
         int64_t from, to;
-        sl_pool_share(c->act.n * c->act.groups, 8, thread, n_threads, &from, &to);
+        sl_pool_share(c->rows * c->act.groups, 8, thread, n_threads, &from, &to);
         quantize(c, from, to);
         sl_pool_barrier(c->pool, thread);
     }
@@ -236,15 +247,19 @@ static void run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_s
 {
     struct call c = {.k = k, .pool = pool, .items = items, .n_items = n_items};
     int64_t cols = items[0].p.w->cols, groups = (cols + SL_MM_GROUP - 1) / SL_MM_GROUP;
-    c.act = (struct sl_mm_act){.x = x, .cols = cols, .groups = groups, .n = n};
+    c.act =
+        (struct sl_mm_act){.x = x, .cols = cols, .groups = groups, .n = n < ODD_ROWS ? n : n | 1};
+    c.rows = n;
     c.order = items[0].p.w->m.order;
+    c.chunk = (int)SL_MIN((int64_t)SL_MM_CHUNK, CHUNK_VALUES / cols / 16 * 16);
+    c.chunk = SL_MAX(c.chunk, CHUNK_ROWS_MIN);
     int floats = 0;
     for (const struct sl_mm_item *it = items; it < items + n_items; it++) {
         struct sl_mm_tiles t;
         SL_ASSERT(it->p.w->packed && it->p.w->cols == cols);
         SL_ASSERT(it->row >= 0 && it->rows >= 0 && it->row + it->rows <= n);
         sl_mm_tiles(it->p.w, &t);
-        c.cost += cost_of(it, &t);
+        c.cost += cost_of(&c, it, &t);
         floats += is_float(it);
     }
     if (floats < n_items) {

@@ -49,12 +49,12 @@ enum {
     SL_MM_SUPER = 8,    /* groups that share d and dmin in the K formats */
     SL_MM_Q_BYTES = 64, /* bytes of a packed activation group: 32 hi, 32 lo */
     SL_MM_Q_SLACK =
-        15 * 64,      /* bytes that a block of 16 activation rows may reach past the last one */
-    SL_MM_CHUNK = 64, /* activation rows that a tile meets at once: their sums stay in L1 */
-    SL_MM_SPAN = 2,   /* tiles at once, at most */
+        15 * 64,       /* bytes that a block of 16 activation rows may reach past the last one */
+    SL_MM_CHUNK = 128, /* activation rows that a tile meets at once, at most */
+    SL_MM_SPAN = 2,    /* tiles at once, at most */
     /* floats from one tile's sums to the next one's: not 4096 bytes, which the store buffer would
        confuse with 0 */
-    SL_MM_ACC = (64 + 16) * 16,
+    SL_MM_ACC = (128 + 16) * 16,
     SL_MM_V_MAX = 127 * 256 /* largest |v|: hi stays a signed byte after rounding lo */
 };
 
@@ -233,7 +233,7 @@ void sl_mm_unload(struct sl_weight *w);
 struct sl_mm_act {
     const float *x; /* [n][cols] as given, for the float formats */
     int64_t cols, groups;
-    int n;
+    int n;          /* rows from one group to the next: those there are, or some more */
     int8_t *q;      /* [group][row][64]: 32 hi, 32 lo */
     float *scale;   /* s */
     float *sum;     /* s * sum v */

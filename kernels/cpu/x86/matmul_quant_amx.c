@@ -3,12 +3,15 @@
  * An unpacked group of a weight tile (8 quads x 16 lanes x 4 bytes) is exactly an AMX operand B,
  * and the planes of 16 activation rows are two operands A. Their products are exact integers, so
  * the floats that follow, one group after the other as in matmul_quant_avx512.c, give the same
- * bits. With fewer than AMX_ROWS rows, and for Q6_K with its scale per 16 k, that kernel is the
- * faster one.
+ * bits. With fewer than AMX_ROWS rows, and where each 16 k have a scale of their own, that kernel
+ * is the faster one.
  *
- * What bounds this kernel is not the multiplier (K is only 32, half of an operand) but getting 4 x
- * 16 vectors of integers out of it and scaled for each group. So the products of the next block are
- * issued before the scaling of the last: both then run at the same time. */
+ * A tile is unpacked once for the rows of a chunk, offsets taken off (so codes are signed here).
+ * Then each block of 16 rows walks along the groups with its 16 sums in registers. What bounds this
+ * is not the multiplier (2 cycles a row and group; K is only 32, half of an operand) but getting
+ * the integers out of it (2 stores) and scaled (6 instructions on two ports). So three groups are
+ * under way at once: while one is multiplied, the one before is stored and the one before that is
+ * scaled, in small pieces between the tile instructions. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -20,17 +23,19 @@ enum {
     BLOCK = 16,                  /* activation rows of one operand */
     AMX_ROWS = 12,               /* below this many rows vector instructions win */
     WORDS = BLOCK * SL_MM_LANES, /* of a product */
+    PART = 24, /* groups that are unpacked at a time: they and 16 rows of activations fit into L1 */
+    B_BYTES = 8 * 64 /* of an unpacked group */
 };
 
-/* Tile registers, as the intrinsics want them: literal numbers. */
+/* Tile registers, as the intrinsics want them: literal numbers. Products of even groups go to HI0
+ * and LO0, of odd ones to HI1 and LO1. */
 #define HI0 0
 #define LO0 1
 #define HI1 2
 #define LO1 3
 #define A_HI 4
 #define A_LO 5
-#define B0 6
-#define B1 7
+#define B 6
 
 /* The operand of ldtilecfg. A constant, because the compiler does not
  * know that the instruction reads all 64 bytes and would drop stores to a local one. */
@@ -43,112 +48,181 @@ _Static_assert(sizeof(struct config) == 64, "the layout of ldtilecfg");
 
 static const struct config config = {
     .palette = 1,
-    .row_bytes = {64, 64, 64, 64, SL_MM_GROUP, SL_MM_GROUP, 64, 64},
-    .rows = {BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, SL_MM_GROUP / 4, SL_MM_GROUP / 4},
+    .row_bytes = {64, 64, 64, 64, SL_MM_GROUP, SL_MM_GROUP, 64},
+    .rows = {BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, SL_MM_GROUP / 4},
 };
 
-/* Starts the products of 16 rows at q (plane hi; lo lies 32 bytes on) with weight tile t. A stays
- * for t = 1. */
-INLINE void products(int t, const int8_t *q)
-{
-    if (t == 0) {
-        _tile_zero(HI0);
-        _tile_zero(LO0);
-        _tile_loadd(A_HI, q, SL_MM_Q_BYTES);
-        _tile_loadd(A_LO, q + 32, SL_MM_Q_BYTES);
-        _tile_dpbsud(HI0, A_HI, B0);
-        _tile_dpbsud(LO0, A_LO, B0);
-    } else {
-        _tile_zero(HI1);
-        _tile_zero(LO1);
-        _tile_dpbsud(HI1, A_HI, B1);
-        _tile_dpbsud(LO1, A_LO, B1);
-    }
-}
-
-/* Stores the products with tile t: out[16 rows][16] of plane hi, then of lo. */
-INLINE void take(int t, int32_t *out)
-{
-    if (t == 0) {
-        _tile_stored(HI0, out, SL_MM_LANES * 4);
-        _tile_stored(LO0, out + WORDS, SL_MM_LANES * 4);
-    } else {
-        _tile_stored(HI1, out, SL_MM_LANES * 4);
-        _tile_stored(LO1, out + WORDS, SL_MM_LANES * 4);
-    }
-}
-
-/* A block whose integers wait to be scaled. */
-struct pending {
-    int first, rows;         /* its rows within the chunk */
-    int64_t at;              /* g*n + row of its first row */
-    const struct factors *f; /* [tiles] */
+/* Some groups of a tile, ready to be multiplied. */
+struct part {
+    _Alignas(64) int8_t b[PART][B_BYTES];
+    __m512 scale[PART], min[PART];
 };
 
-/* acc += scale * integers (+ minimum * sum) for tile t, in the order of step() in
- * matmul_quant_avx512.c. */
-INLINE void scale(enum sl_mm_scales kind, int shift, int t, const struct pending *p,
-                  const int32_t *in, const struct sl_mm_act *a, float *acc)
+/* Groups [from, from+n) of tile t. */
+INLINE void prepare(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
+                    const struct sl_mm_span *in, int t, int64_t from, int n, int64_t groups,
+                    struct part *p)
 {
-    __m512 factor = p->f[t].scale[0], min = p->f[t].min[0];
-    const int32_t *neg = a->neg + p->at;
-    const float *s = a->scale + p->at, *sum = a->sum + p->at;
-    acc += t * SL_MM_ACC + p->first * SL_MM_LANES;
-    for (int r = 0; r < p->rows; r++, in += SL_MM_LANES, acc += SL_MM_LANES) {
-        __m512i lo = _mm512_load_si512(in + WORDS);
-        if (shift != SL_MM_NO_OFFSET) {
-            __m512i n = _mm512_set1_epi32(neg[r]);
-            lo = _mm512_add_epi32(lo, _mm512_slli_epi32(n, (unsigned)shift));
-        }
-        __m512i hi = _mm512_slli_epi32(_mm512_load_si512(in), 8);
-        __m512 v =
-            _mm512_fmadd_ps(_mm512_mul_ps(factor, _mm512_set1_ps(s[r])),
-                            _mm512_cvtepi32_ps(_mm512_add_epi32(hi, lo)), _mm512_load_ps(acc));
-        if (sl_mm_has_min(kind)) v = _mm512_fmadd_ps(min, _mm512_set1_ps(sum[r]), v);
-        _mm512_store_ps(acc, v);
+    struct ahead ahead = ahead_of(codes, in, 1, groups);
+    const uint8_t *code = in->codes + t * in->stride, *scale = in->scales + t * in->stride;
+    for (int g = 0; g < n; g++) {
+        __m512i w[8];
+        prefetch(codes, scales, in, t, &ahead, from + g);
+        unpack(codes, code + (from + g) * sl_mm_code_bytes(codes), w);
+        if (shift != SL_MM_NO_OFFSET)
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++)
+                w[j] = _mm512_sub_epi8(w[j], _mm512_set1_epi8((char)(1u << shift)));
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) _mm512_store_si512(p->b[g] + 64 * j, w[j]);
+        struct factors f = factors_of(scales, scale, from + g, groups);
+        p->scale[g] = f.scale[0];
+        p->min[g] = f.min[0];
+    }
+    __asm__ volatile("" ::: "memory"); /* tile loads do not say that they read memory */
+}
+
+/* Where a block of rows finds its activations: the arrays of struct sl_mm_act from the block's
+ * first row and the part's first group on, `n` rows from one group to the next. */
+struct rows {
+    const int8_t *q;
+    const float *scale, *sum;
+    int64_t n;
+};
+
+/* One plane of a group, multiplied with signed codes or with unsigned ones. */
+#define MULTIPLY(shift, c, a)                                                                      \
+    do {                                                                                           \
+        if ((shift) == SL_MM_NO_OFFSET)                                                            \
+            _tile_dpbsud(c, a, B);                                                                 \
+        else                                                                                       \
+            _tile_dpbssd(c, a, B);                                                                 \
+    } while (0)
+
+/* Rows [from, from+4) of a block: sums += factor * integers (+ minimum * sum) of group g, in the
+ * order of scale_rows() in matmul_quant_avx512.c. */
+INLINE void scale4(enum sl_mm_scales kind, __m512 factor, __m512 min, const struct rows *x, int g,
+                   const int32_t *in, int from, __m512 sums[BLOCK])
+{
+    const float *s = x->scale + g * x->n, *sum = x->sum + g * x->n;
+    in += (g & 3) * 2 * WORDS;
+#pragma GCC unroll 4
+    for (int r = from; r < from + 4; r++) {
+        __m512i hi = _mm512_slli_epi32(_mm512_load_si512(in + r * SL_MM_LANES), 8);
+        __m512i v = _mm512_add_epi32(hi, _mm512_load_si512(in + WORDS + r * SL_MM_LANES));
+        sums[r] = _mm512_fmadd_ps(_mm512_mul_ps(factor, _mm512_set1_ps(s[r])),
+                                  _mm512_cvtepi32_ps(v), sums[r]);
+        if (sl_mm_has_min(kind)) sums[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(sum[r]), sums[r]);
     }
 }
 
-INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, int tiles,
+/* Asks for four rows of the group after the one at q. */
+INLINE void ask4(const struct rows *x, const int8_t *q, int from)
+{
+    q += (x->n + from) * SL_MM_Q_BYTES;
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) _mm_prefetch((const char *)q + r * SL_MM_Q_BYTES, _MM_HINT_T0);
+}
+
+/* Starts the products of group `to` of the rows at q in tiles (hi1, lo1), stores those of group g
+ * from (hi, lo) and scales group g-1. */
+#define STEP(g, to, q, hi, lo, hi1, lo1)                                                           \
+    do {                                                                                           \
+        int32_t *out = ints + ((g)&3) * 2 * WORDS;                                                 \
+        __m512 factor = p->scale[(g) ? (g)-1 : 0], min = p->min[(g) ? (g)-1 : 0];                  \
+        _tile_loadd(B, p->b[to], 64);                                                              \
+        _tile_loadd(A_HI, q, SL_MM_Q_BYTES);                                                       \
+        _tile_zero(hi1);                                                                           \
+        MULTIPLY(shift, hi1, A_HI);                                                                \
+        ask4(x, q, 0);                                                                             \
+        if (g) scale4(kind, factor, min, x, (g)-1, ints, 0, sums);                                 \
+        _tile_loadd(A_LO, (q) + 32, SL_MM_Q_BYTES);                                                \
+        _tile_zero(lo1);                                                                           \
+        MULTIPLY(shift, lo1, A_LO);                                                                \
+        ask4(x, q, 4);                                                                             \
+        if (g) scale4(kind, factor, min, x, (g)-1, ints, 4, sums);                                 \
+        _tile_stored(hi, out, SL_MM_LANES * 4);                                                    \
+        ask4(x, q, 8);                                                                             \
+        if (g) scale4(kind, factor, min, x, (g)-1, ints, 8, sums);                                 \
+        _tile_stored(lo, out + WORDS, SL_MM_LANES * 4);                                            \
+        ask4(x, q, 12);                                                                            \
+        if (g) scale4(kind, factor, min, x, (g)-1, ints, 12, sums);                                \
+    } while (0)
+
+/* Starts the products of the first group. */
+INLINE void begin(int shift, const struct part *p, const int8_t *q)
+{
+    _tile_loadd(B, p->b[0], 64);
+    _tile_loadd(A_HI, q, SL_MM_Q_BYTES);
+    _tile_loadd(A_LO, q + 32, SL_MM_Q_BYTES);
+    _tile_zero(HI0);
+    _tile_zero(LO0);
+    MULTIPLY(shift, HI0, A_HI);
+    MULTIPLY(shift, LO0, A_LO);
+}
+
+/* Adds n groups to 16 rows of sums. The products of the first group are under way in (HI0, LO0),
+ * with `odd` in (HI1, LO1); those of the rows at `next` are when it ends, in the tiles that follow.
+ * Rows past the last one are computed from whatever lies there (inside the scratch) and never
+ * looked at. */
+INLINE void block(enum sl_mm_scales kind, int shift, const int odd, const struct part *p, int n,
+                  const struct rows *x, const int8_t *next, int first, float *acc)
+{
+    _Alignas(64) int32_t ints[4 * 2 * WORDS]; /* of four groups, in turn */
+    __m512 sums[BLOCK];
+#pragma GCC unroll 16
+    for (int r = 0; r < BLOCK; r++)
+        sums[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(acc + r * SL_MM_LANES);
+    const int8_t *q = x->q;
+    for (int g = 0; g < n; g++) {
+        int last = g + 1 == n, to = last ? 0 : g + 1;
+        q = last ? next : q + x->n * SL_MM_Q_BYTES;
+        if (odd)
+            STEP(g, to, q, HI1, LO1, HI0, LO0);
+        else
+            STEP(g, to, q, HI0, LO0, HI1, LO1);
+        if (++g == n) break;
+        last = g + 1 == n;
+        to = last ? 0 : g + 1;
+        q = last ? next : q + x->n * SL_MM_Q_BYTES;
+        if (odd)
+            STEP(g, to, q, HI0, LO0, HI1, LO1);
+        else
+            STEP(g, to, q, HI1, LO1, HI0, LO0);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < BLOCK; r += 4)
+        scale4(kind, p->scale[n - 1], p->min[n - 1], x, n - 1, ints, r, sums);
+#pragma GCC unroll 16
+    for (int r = 0; r < BLOCK; r++) _mm512_store_ps(acc + r * SL_MM_LANES, sums[r]);
+}
+
+INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
                  const struct sl_mm_span *in, const struct sl_mm_act *a, int row, int rows,
                  float *acc)
 {
-    _Alignas(1024) int32_t ints[SL_MM_SPAN][2 * WORDS];
-    _Alignas(64) uint8_t b[SL_MM_SPAN][8 * 64];
-    struct factors f[2][SL_MM_SPAN] = {0};             /* of this group and of the one before */
-    struct pending last = {.rows = 0, .f = f[0]}, now; /* at first nothing waits */
+    struct part p;
     int64_t groups = a->groups;
-    struct ahead ahead = ahead_of(codes, in, tiles, groups);
+    int64_t parts = (groups + PART - 1) / PART, most = (groups + parts - 1) / parts;
     _tile_loadconfig(&config);
-    memset(acc, 0, (size_t)((tiles - 1) * SL_MM_ACC + rows * SL_MM_LANES) * sizeof *acc);
-    for (int64_t g = 0; g < groups; g++) {
-#pragma GCC unroll 2
-        for (int t = 0; t < tiles; t++) {
-            __m512i w[8];
-            prefetch(codes, scales, in, t, &ahead, g);
-            unpack(codes, in->codes + t * in->stride + g * sl_mm_code_bytes(codes), w);
-#pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) _mm512_store_si512(b[t] + 64 * j, w[j]);
-            f[g & 1][t] = factors_of(scales, in->scales + t * in->stride, g, groups);
+    for (int t = 0; t < in->tiles; t++)
+        for (int64_t g = 0; g < groups; g += most) {
+            int n = (int)SL_MIN(most, groups - g), odd = 0;
+            int64_t at = g * a->n + row;
+            struct rows x = {a->q + at * SL_MM_Q_BYTES, a->scale + at, a->sum + at, a->n};
+            float *to = acc + t * SL_MM_ACC;
+            prepare(codes, scales, shift, in, t, g, n, groups, &p);
+            begin(shift, &p, x.q);
+            for (int r = 0; r < rows; r += BLOCK, to += BLOCK * SL_MM_LANES) {
+                const int8_t *next = r + BLOCK < rows ? x.q + BLOCK * SL_MM_Q_BYTES : x.q;
+                if (odd)
+                    block(scales, shift, 1, &p, n, &x, next, g == 0, to);
+                else
+                    block(scales, shift, 0, &p, n, &x, next, g == 0, to);
+                odd ^= n & 1;
+                x = (struct rows){next, x.scale + BLOCK, x.sum + BLOCK, x.n};
+            }
         }
-        __asm__ volatile("" ::: "memory"); /* tile loads do not say that they read memory */
-        _tile_loadd(B0, b[0], SL_MM_LANES * 4);
-        if (tiles > 1) _tile_loadd(B1, b[1], SL_MM_LANES * 4);
-        for (int first = 0; first < rows; first += BLOCK) {
-            int64_t at = g * a->n + row + first;
-            now = (struct pending){first, SL_MIN(BLOCK, rows - first), at, f[g & 1]};
-            products(0, a->q + at * SL_MM_Q_BYTES);
-            if (tiles > 1) take(1, ints[1]);
-            scale(scales, shift, 0, &last, ints[0], a, acc);
-            if (tiles > 1) products(1, NULL);
-            take(0, ints[0]);
-            if (tiles > 1) scale(scales, shift, 1, &last, ints[1], a, acc);
-            last = now;
-        }
-    }
-    if (tiles > 1) take(1, ints[1]);
-    scale(scales, shift, 0, &last, ints[0], a, acc);
-    if (tiles > 1) scale(scales, shift, 1, &last, ints[1], a, acc);
     _tile_release();
 }
 
@@ -158,10 +232,8 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift, in
     {                                                                                              \
         if (rows < AMX_ROWS || sl_mm_halves(factor))                                               \
             sl_mm_tile_avx512_##type(w, a, row, rows, acc);                                        \
-        else if (w->tiles == 1)                                                                    \
-            span(kind, factor, shift, 1, w, a, row, rows, acc);                                    \
         else                                                                                       \
-            span(kind, factor, shift, 2, w, a, row, rows, acc);                                    \
+            span(kind, factor, shift, w, a, row, rows, acc);                                       \
     }
 SL_MM_FORMATS(X)
 #undef X
