@@ -1,21 +1,28 @@
-/* arch_llama.c - Llama 1 to 3, Mistral, SmolLM2 and all that is exported under the same name.
+/* arch_llama.c - Llama 1 to 3, SmolLM2, Yi, DeepSeek-R1-Distill-Llama and, in GGUF, all that is
+ * exported under the same name: Mistral, Mixtral.
  *
  * GGUF files of this family have the rows of q and k permuted so that rotation pairs are
- * neighbours. Llama 3's frequency factors come as the tensor rope_freqs.weight. Mixtral shares the
- * name, told apart by expert_count (config.c refuses it). */
+ * neighbours. Llama 3's frequency factors come as the tensor rope_freqs.weight there. */
 #include "model/arch.h"
 
-static int read_llama(const struct sl_weights *w, struct sl_config *c, struct sl_err *err)
+static const struct sl_names names[SL_ROLE_COUNT] = {
+    SL_NAMES_EDGES, SL_NAMES_NORMS, SL_NAMES_ATTENTION, SL_NAMES_FFN, SL_NAMES_EXPERTS};
+
+static int read_llama(struct sl_reader *r)
 {
-    (void)err;
-    /* the few exports with attention_bias: biases of q and k are permuted like their rows */
-    c->qkv_bias = sl_weights_find(w, "blk.0.attn_q.bias") != NULL;
-    return 0;
+    int e = sl_arch_read_biases(r);
+    if (!e) e = sl_read_act(r, "hidden_act", SL_FFN_SILU);
+    if (!e && !r->text) e = sl_arch_read_window(r, 0);
+    if (!e && !r->text) e = sl_arch_read_experts(r, 0, NULL, NULL, NULL);
+    return e;
 }
 
 const struct sl_arch sl_arch_llama = {
     .name = "llama",
+    .gguf = "llama",
+    .hf = {"llama"},
     .rope = SL_ROPE_NORM,
-    .tensors = {SL_ARCH_PLAIN_TENSORS, [SL_ROLE_ROPE_FREQS] = "rope_freqs.weight"},
+    .rope_hf = SL_ROPE_NEOX,
+    .names = names,
     .read = read_llama,
 };

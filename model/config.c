@@ -1,14 +1,17 @@
-/* config.c - from metadata to a configuration that is safe to run: reading and refusing keys;
- * config_tensor.c checks the tensors.
+/* config.c - from metadata to a configuration that is safe to run: which family, what all families
+ * share, and the order in which the rest is read and checked.
  *
  * The rule is never to give a silently wrong answer. So a key that changes the computation in a way
- * we do not run is refused, and so is any tensor that no role of the family explains. */
+ * we do not run is refused (config_read.c), and so is any tensor that no role of the family
+ * explains (config_tensor.c). */
 #include "model/config.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+#include <jansson.h>
 
 #include "base/sl_assert.h"
 #include "base/text.h"
@@ -19,11 +22,17 @@
 #define FF_MAX (1 << 20)    /* elements between the feed-forward matrices */
 #define VOCAB_MAX (1 << 22) /* tokens */
 #define CTX_MAX (1 << 30)   /* tokens of a sequence */
-#define ROPE_SCALE_MAX 1e6  /* linear scaling of positions */
-#define KEY_MAX 96          /* bytes of "ARCH.key" */
+#define SCALE_MAX 1e6
 
-static const struct sl_arch *const archs[] = {&sl_arch_llama, &sl_arch_qwen2};
-static const char *const arch_names[] = {"llama", "qwen2"};
+static const struct sl_arch *const archs[] = {
+    &sl_arch_llama,     &sl_arch_mistral,  &sl_arch_mixtral, &sl_arch_internlm2, &sl_arch_qwen2,
+    &sl_arch_qwen2_moe, &sl_arch_qwen2_vl, &sl_arch_qwen3,   &sl_arch_qwen3_moe, &sl_arch_phi3,
+    &sl_arch_gemma2,    &sl_arch_gemma3,   &sl_arch_gpt_oss, &sl_arch_deepseek,  &sl_arch_granite,
+};
+static const char *const arch_names[] = {
+    "llama",     "mistral", "mixtral", "internlm2", "qwen2",   "qwen2_moe", "qwen2_vl", "qwen3",
+    "qwen3_moe", "phi3",    "gemma2",  "gemma3",    "gpt_oss", "deepseek",  "granite",
+};
 _Static_assert(SL_ARRAY_LEN(archs) == SL_ARRAY_LEN(arch_names), "one name per family");
 
 const char *const *sl_config_archs(int *n)
@@ -39,220 +48,57 @@ const struct sl_arch *sl_arch_find(const char *name)
     return NULL;
 }
 
-struct reader {
-    const struct sl_weights *w;
-    struct sl_config *c;
-    struct sl_err *err;
-    char key[KEY_MAX]; /* the last one asked for, for messages */
-};
+/* ---- which family ---------------------------------------------------------------------------- */
 
-static const char *full(struct reader *r, const char *key)
+static const struct sl_arch *find_gguf(const char *name)
 {
-    snprintf(r->key, sizeof r->key, "%s.%s", r->c->arch, key);
-    return r->key;
+    for (size_t i = 0; i < SL_ARRAY_LEN(archs); i++)
+        if (archs[i]->gguf && strcmp(archs[i]->gguf, name) == 0) return archs[i];
+    return NULL;
 }
 
-static int refuse(struct reader *r, int code, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-static int refuse(struct reader *r, int code, const char *fmt, ...)
+static const struct sl_arch *find_hf(struct sl_reader *r, const char *name)
 {
-    char text[SL_ERR_MSG_MAX];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    return sl_err_set(r->err, code, "%s: %s", sl_weights_path(r->w), text);
+    for (size_t i = 0; i < SL_ARRAY_LEN(archs); i++)
+        for (size_t k = 0; k < SL_ARRAY_LEN(archs[i]->hf) && archs[i]->hf[k]; k++)
+            if (strcmp(archs[i]->hf[k], name) == 0) {
+                r->hf_type = archs[i]->hf[k];
+                return archs[i];
+            }
+    return NULL;
 }
 
-/* An integer 1..max; required when def < 0. Arrays (one value per layer) are accepted when all
- * their values agree. */
-static int read_int(struct reader *r, const char *key, int64_t def, int64_t max, int *out)
+static int unknown_arch(struct sl_reader *r, const char *name)
 {
-    const struct sl_meta *m = sl_weights_meta(r->w, full(r, key));
-    struct sl_meta one;
-    if (!m && def < 0)
-        return refuse(r, SL_EINPUT, "key %s is missing; convert the model again", r->key);
-    if (m && m->type == SL_META_ARRAY && m->elem == SL_META_INT && m->len > 0) {
-        one = sl_meta_at(m, 0);
-        for (size_t i = 1; i < m->len; i++)
-            if (sl_meta_at(m, i).i != one.i)
-                return refuse(r, SL_EUNSUPPORTED,
-                              "key %s differs from layer to layer, which is not run here; use "
-                              "another model",
-                              r->key);
-        m = &one;
+    char list[256] = "";
+    const char *names[5 * SL_ARRAY_LEN(archs)];
+    size_t n_names = 0;
+    for (size_t i = 0; i < SL_ARRAY_LEN(archs); i++) {
+        if (archs[i]->gguf) names[n_names++] = archs[i]->gguf;
+        for (size_t k = 0; k < SL_ARRAY_LEN(archs[i]->hf) && archs[i]->hf[k]; k++)
+            names[n_names++] = archs[i]->hf[k];
     }
-    if (m && (m->type != SL_META_INT || m->i < 1 || m->i > max))
-        return refuse(r, SL_EINPUT,
-                      "key %s should be an integer from 1 to %" PRId64 "; convert the model again",
-                      r->key, max);
-    *out = (int)(m ? m->i : def);
-    return 0;
+    for (size_t i = 0, n = 0; i < SL_ARRAY_LEN(arch_names) && n < sizeof list; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", arch_names[i]);
+    const char *near = sl_nearest(name, names, n_names);
+    return sl_read_refuse(r, SL_EUNSUPPORTED, "architecture '%.40s' is not run here; known: %s%s%s",
+                          name, list, near ? "; nearest: " : "", near ? near : "");
 }
 
-/* A number from min to max; required when def < min. */
-static int read_float(struct reader *r, const char *key, double def, double min, double max,
-                      float *out)
+static int find_family_gguf(struct sl_reader *r)
 {
-    double v;
-    if (def < min && !sl_weights_meta(r->w, full(r, key)))
-        return refuse(r, SL_EINPUT, "key %s is missing; convert the model again", r->key);
-    int e = sl_weights_float(r->w, full(r, key), def, &v, r->err);
-    if (e) return e;
-    if (!(v >= min && v <= max))
-        return refuse(r, SL_EINPUT,
-                      "key %s is %g, it should lie between %g and %g; convert the model again",
-                      r->key, v, min, max);
-    *out = (float)v;
-    return 0;
-}
-
-/* Keys that change what the layers compute; any value but the neutral one is refused. */
-static const struct {
-    const char *key;
-    double neutral;
-    const char *what;
-} features[] = {
-    {"expert_count", 0, "a mixture of experts"},
-    {"nextn_predict_layers", 0, "layers that predict further tokens"},
-    {"attention.causal", 1, "attention to later tokens"},
-    {"attention.clamp_kqv", 0, "clamping of q, k and v"},
-    {"attention.max_alibi_bias", 0, "ALiBi positions"},
-    {"attention.scale", 0, "its own attention scale"},
-    {"attention.temperature_scale", 0, "attention temperature"},
-    {"attn_logit_softcapping", 0, "soft-capped attention"},
-    {"final_logit_softcapping", 0, "soft-capped logits"},
-    {"logit_scale", 1, "scaled logits"},
-    {"residual_scale", 1, "scaled residuals"},
-    {"embedding_scale", 1, "scaled embeddings"},
-    {"use_parallel_residual", 0, "parallel residuals"},
-    {"rope.scaling.attn_factor", 1, "RoPE attention factors"},
-    {"rope.scaling.yarn_log_multiplier", 0, "YaRN"},
-    {"rope.dimension_sections", 0, "RoPE in sections"},
-};
-
-static int read_features(struct reader *r)
-{
-    for (size_t i = 0; i < SL_ARRAY_LEN(features); i++) {
-        const struct sl_meta *m = sl_weights_meta(r->w, full(r, features[i].key));
-        if (!m) continue;
-        double v = m->type == SL_META_BOOL ? (double)m->i : m->f;
-        if (m->type == SL_META_STRING || m->type == SL_META_ARRAY || v != features[i].neutral)
-            return refuse(r, SL_EUNSUPPORTED, "key %s: %s is not run here; use another model",
-                          r->key, features[i].what);
-    }
-    /* a window as long as the context never bites */
-    const struct sl_meta *m = sl_weights_meta(r->w, full(r, "attention.sliding_window"));
-    if (m && (m->type != SL_META_INT || (m->i != 0 && m->i < r->c->n_ctx_train)))
-        return refuse(r, SL_EUNSUPPORTED,
-                      "key %s: sliding-window attention is not run here; use another model",
-                      r->key);
-    return 0;
-}
-
-/* No scaling, or linear. Llama 3's kind is a tensor (ROPE_FREQS); a factor without a type is
- * linear, as in old files. */
-static int read_rope(struct reader *r)
-{
-    struct sl_config *c = r->c;
-    int e = read_int(r, "rope.dimension_count", c->head_dim, SL_HEAD_DIM_MAX, &c->rope_dims);
-    if (!e) e = read_float(r, "rope.freq_base", 10000, 1, 1e12, &c->rope_base);
-    if (e) return e;
-    if (c->rope_dims > c->head_dim || c->rope_dims % 2)
-        return refuse(
-            r, SL_EINPUT,
-            "key %s.rope.dimension_count is %d, it should be even and at most the head size %d; "
-            "convert the model again",
-            c->arch, c->rope_dims, c->head_dim);
-    c->rope_scale = 1;
-    const struct sl_meta *t = sl_weights_meta(r->w, full(r, "rope.scaling.type"));
-    if (t && t->type != SL_META_STRING)
-        return refuse(r, SL_EINPUT, "key %s should be a string; convert the model again", r->key);
-    if (t && t->len == 4 && memcmp(t->s, "none", 4) == 0) return 0;
-    if (t && !(t->len == 6 && memcmp(t->s, "linear", 6) == 0))
-        return refuse(r, SL_EUNSUPPORTED,
-                      "key %s: '%.*s' scaling is not run here, only linear is; use another model",
-                      r->key, (int)SL_MIN(t->len, 32), t->s);
-    e = read_float(r, "rope.scale_linear", 1, 0, ROPE_SCALE_MAX, &c->rope_scale);
-    if (!e)
-        e = read_float(r, "rope.scaling.factor", c->rope_scale, 0, ROPE_SCALE_MAX, &c->rope_scale);
-    if (e) return e;
-    if (c->rope_scale == 0) c->rope_scale = 1; /* written by converters for "none" */
-    if (c->rope_scale < 1)
-        return refuse(r, SL_EINPUT,
-                      "key %s is %g, it should be 0 or at least 1; convert the model again", r->key,
-                      (double)c->rope_scale);
-    return 0;
-}
-
-static int read_heads(struct reader *r)
-{
-    struct sl_config *c = r->c;
-    int v_dim, derived = c->n_heads && c->n_embd % c->n_heads == 0 ? c->n_embd / c->n_heads : -1;
-    int e = read_int(r, "attention.head_count_kv", c->n_heads, HEADS_MAX, &c->n_kv_heads);
-    if (!e && derived < 0 && !sl_weights_meta(r->w, full(r, "attention.key_length")))
-        e = refuse(r, SL_EINPUT,
-                   "key %s.attention.head_count: %d heads do not divide %d elements; convert the "
-                   "model again",
-                   c->arch, c->n_heads, c->n_embd);
-    if (!e) e = read_int(r, "attention.key_length", derived, INT32_MAX, &c->head_dim);
-    if (!e) e = read_int(r, "attention.value_length", c->head_dim, INT32_MAX, &v_dim);
-    if (e) return e;
-    if (c->n_heads % c->n_kv_heads)
-        return refuse(r, SL_EINPUT,
-                      "key %s.attention.head_count_kv: %d does not divide the %d heads; convert "
-                      "the model again",
-                      c->arch, c->n_kv_heads, c->n_heads);
-    if (v_dim != c->head_dim)
-        return refuse(
-            r, SL_EUNSUPPORTED,
-            "key %s: values of %d elements with keys of %d are not run here; use another model",
-            r->key, v_dim, c->head_dim);
-    if (c->head_dim > SL_HEAD_DIM_MAX || c->head_dim % 2)
-        return refuse(
-            r, SL_EUNSUPPORTED,
-            "key %s.attention.key_length: heads of %d elements are not run here, even sizes up "
-            "to %d are",
-            c->arch, c->head_dim, SL_HEAD_DIM_MAX);
-    return 0;
-}
-
-/* The rows of the embedding are the vocabulary; what the metadata says must agree. */
-static int read_vocab(struct reader *r, const struct sl_arch *a)
-{
-    struct sl_config *c = r->c;
-    const struct sl_tensor *t = sl_weights_find(r->w, a->tensors[SL_ROLE_EMBED]);
-    const struct sl_meta *tokens = sl_weights_meta(r->w, "tokenizer.ggml.tokens");
-    if (!t)
-        return refuse(r, SL_EINPUT, "tensor %s is missing; this file has no complete model",
-                      a->tensors[SL_ROLE_EMBED]);
-    if (t->ne[1] > VOCAB_MAX)
-        return refuse(r, SL_EINPUT, "tensor %s has %" PRId64 " rows, at most %d are run", t->name,
-                      t->ne[1], VOCAB_MAX);
-    int e = read_int(r, "vocab_size", t->ne[1], VOCAB_MAX, &c->n_vocab);
-    if (e) return e;
-    if (c->n_vocab != t->ne[1] ||
-        (tokens && tokens->type == SL_META_ARRAY && tokens->len > (size_t)c->n_vocab))
-        return refuse(r, SL_EINPUT,
-                      "tensor %s has %" PRId64
-                      " rows for a vocabulary of %zu; convert the model again",
-                      t->name, t->ne[1], c->n_vocab != t->ne[1] ? (size_t)c->n_vocab : tokens->len);
-    return 0;
-}
-
-static int read_names(struct reader *r)
-{
-    const struct sl_meta *arch = sl_weights_meta(r->w, "general.architecture");
+    const struct sl_meta *m = sl_weights_meta(r->w, "general.architecture");
     const struct sl_meta *name = sl_weights_meta(r->w, "general.name");
-    if (!arch || arch->type != SL_META_STRING || arch->len == 0)
-        return refuse(r, SL_EINPUT,
-                      "key general.architecture is missing; this is not a language model");
-    for (size_t i = 0; i < arch->len; i++)
-        if (arch->s[i] <= 0x20 || arch->s[i] > 0x7e)
-            return refuse(r, SL_EINPUT,
-                          "key general.architecture is not a plain word; convert the model again");
-    snprintf(r->c->arch, sizeof r->c->arch, "%.*s", (int)SL_MIN(arch->len, sizeof r->c->arch - 1),
-             arch->s);
+    char arch[64];
+    if (!m || m->type != SL_META_STRING || m->len == 0)
+        return sl_read_refuse(r, SL_EINPUT,
+                              "key general.architecture is missing; this is not a language model");
+    for (size_t i = 0; i < m->len; i++)
+        if (m->s[i] <= 0x20 || m->s[i] > 0x7e)
+            return sl_read_refuse(
+                r, SL_EINPUT,
+                "key general.architecture is not a plain word; convert the model again");
+    snprintf(arch, sizeof arch, "%.*s", (int)SL_MIN(m->len, sizeof arch - 1), m->s);
     if (name && name->type == SL_META_STRING) {
         char clean[3 * sizeof r->c->name];
         size_t n = sl_utf8_scrub(name->s, SL_MIN(name->len, sizeof r->c->name - 1), clean);
@@ -260,48 +106,192 @@ static int read_names(struct reader *r)
         memcpy(r->c->name, clean, n);
         r->c->name[n] = 0;
     }
+    r->arch = find_gguf(arch);
+    return r->arch ? 0 : unknown_arch(r, arch);
+}
+
+static int ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* model_type decides; architectures[0] must be a model that continues text. */
+static int find_family_hf(struct sl_reader *r, const json_t *root)
+{
+    const json_t *inner = json_object_get(root, "text_config");
+    const char *type = json_string_value(json_object_get(root, "model_type"));
+    const char *class =
+        json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
+    char shown[64];
+    r->text = json_is_object(inner) ? inner : root;
+    if (!type) type = class;
+    if (!type)
+        return sl_read_refuse(
+            r, SL_EINPUT, "config.json: key model_type is missing; this is not a language model");
+    size_t n = 0;
+    for (const char *s = type; *s && n < sizeof shown - 1; s++)
+        shown[n++] = *s > 0x20 && *s <= 0x7e ? *s : '?';
+    shown[n] = 0;
+    r->arch = find_hf(r, type);
+    if (!r->arch) return unknown_arch(r, shown);
+    if (class && !ends_with(class, "ForCausalLM") && !ends_with(class, "ForConditionalGeneration"))
+        return sl_read_refuse(r, SL_EUNSUPPORTED,
+                              "config.json: a %.60s does not continue text; use the model that it "
+                              "was made from",
+                              class);
     return 0;
 }
 
-static int unknown_arch(struct reader *r)
-{
-    char list[128] = "";
-    const char *near = sl_nearest(r->c->arch, arch_names, SL_ARRAY_LEN(arch_names));
-    for (size_t i = 0, n = 0; i < SL_ARRAY_LEN(arch_names) && n < sizeof list; i++)
-        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", arch_names[i]);
-    return refuse(r, SL_EUNSUPPORTED, "architecture '%s' is not run here; known: %s%s%s",
-                  r->c->arch, list, near ? "; nearest: " : "", near ? near : "");
-}
+/* ---- what all families share ----------------------------------------------------------------- */
 
-static int read_shared(struct reader *r)
+static int read_heads(struct sl_reader *r)
 {
     struct sl_config *c = r->c;
-    int e = read_int(r, "block_count", -1, SL_LAYERS_MAX, &c->n_layers);
-    if (!e) e = read_int(r, "context_length", -1, CTX_MAX, &c->n_ctx_train);
-    if (!e) e = read_int(r, "embedding_length", -1, EMBD_MAX, &c->n_embd);
-    if (!e) e = read_int(r, "attention.head_count", -1, HEADS_MAX, &c->n_heads);
-    if (!e) e = read_features(r); /* before the sizes that such a feature makes look wrong */
-    if (!e) e = read_int(r, "feed_forward_length", -1, FF_MAX, &c->n_ff);
-    if (!e) e = read_heads(r);
-    if (!e) e = read_rope(r);
-    if (!e) e = read_float(r, "attention.layer_norm_rms_epsilon", -1, 0, 0.1, &c->rms_eps);
+    int v_dim, derived = c->n_embd % c->n_heads == 0 ? c->n_embd / c->n_heads : -1;
+    int e = sl_read_int(r, "attention.head_count_kv", "num_key_value_heads", c->n_heads, 1,
+                        HEADS_MAX, &c->n_kv_heads);
+    if (!e && derived < 0 && !sl_read_has(r, "attention.key_length", "head_dim"))
+        e = sl_read_refuse(
+            r, SL_EINPUT, "key %s: %d heads do not divide %d elements; convert the model again",
+            r->text ? "num_attention_heads" : "attention.head_count", c->n_heads, c->n_embd);
+    if (!e)
+        e = sl_read_int(r, "attention.key_length", "head_dim", derived, 1, INT32_MAX, &c->head_dim);
+    if (!e) e = sl_read_int(r, "attention.value_length", NULL, c->head_dim, 1, INT32_MAX, &v_dim);
+    if (e) return e;
+    if (c->n_heads % c->n_kv_heads)
+        return sl_read_refuse(
+            r, SL_EINPUT, "key %s: %d does not divide the %d heads; convert the model again",
+            r->text ? "num_key_value_heads" : "attention.head_count_kv", c->n_kv_heads, c->n_heads);
+    if (v_dim != c->head_dim)
+        return sl_read_refuse(
+            r, SL_EUNSUPPORTED,
+            "key %s: values of %d elements with keys of %d are not run here; use another model",
+            r->key, v_dim, c->head_dim);
+    if (c->head_dim > SL_HEAD_DIM_MAX || c->head_dim % 2)
+        return sl_read_refuse(
+            r, SL_EUNSUPPORTED,
+            "key %s: heads of %d elements are not run here, even sizes up to %d are",
+            r->text ? "head_dim" : "attention.key_length", c->head_dim, SL_HEAD_DIM_MAX);
+    return 0;
+}
+
+static int read_shared(struct sl_reader *r)
+{
+    struct sl_config *c = r->c;
+    int e = sl_read_int(r, "block_count", "num_hidden_layers", SL_REQUIRED, 1, SL_LAYERS_MAX,
+                        &c->n_layers);
+    if (!e)
+        e = sl_read_int(r, "context_length", "max_position_embeddings", SL_REQUIRED, 1, CTX_MAX,
+                        &c->n_ctx_train);
+    if (!e)
+        e = sl_read_int(r, "embedding_length", "hidden_size", SL_REQUIRED, 1, EMBD_MAX, &c->n_embd);
+    if (!e)
+        e = sl_read_int(r, "attention.head_count", "num_attention_heads", SL_REQUIRED, 1, HEADS_MAX,
+                        &c->n_heads);
+    if (!e)
+        e = sl_read_int(r, "feed_forward_length", "intermediate_size", SL_REQUIRED, 1, FF_MAX,
+                        &c->n_ff);
+    if (!e)
+        e = sl_read_float(r, "attention.layer_norm_rms_epsilon", "rms_norm_eps", SL_REQUIRED_F, 0,
+                          0.1, &c->rms_eps);
+    if (e || r->arch->latent) return e;
+    e = read_heads(r);
+    if (!e) e = sl_read_rope(r, c->head_dim);
+    if (!e)
+        e = sl_read_float(r, "attention.scale", NULL, 1 / sqrt(c->head_dim), 0, SCALE_MAX,
+                          &c->attn_scale);
+    if (!e && c->attn_scale == 0) c->attn_scale = 1 / sqrtf((float)c->head_dim);
     return e;
+}
+
+/* Whether the output matrix is the embedding. Says neither the text's config.json nor the whole
+ * model's, then what is in the file decides. */
+static int read_tied(struct sl_reader *r, const json_t *root)
+{
+    struct sl_config *c = r->c;
+    const char *output = r->arch->names[SL_ROLE_OUTPUT].gguf[0].name;
+    char name[SL_TENSOR_NAME_MAX];
+    if (!r->text) {
+        snprintf(name, sizeof name, "%s.weight", output);
+        c->tied = sl_weights_find(r->w, name) == NULL;
+        return 0;
+    }
+    snprintf(name, sizeof name, "%s%s.weight", c->head_prefix,
+             r->arch->names[SL_ROLE_OUTPUT].hf[0].name);
+    const json_t *outer = json_object_get(root, "tie_word_embeddings");
+    int absent = sl_weights_find(r->w, name) == NULL;
+    if (json_is_boolean(outer) && !json_object_get(r->text, "tie_word_embeddings")) {
+        c->tied = json_is_true(outer);
+        (void)sl_read_has(r, NULL, "tie_word_embeddings");
+        return 0;
+    }
+    return sl_read_bool(r, NULL, "tie_word_embeddings", absent, &c->tied);
+}
+
+/* The rows of the embedding are the vocabulary; what the metadata says must agree. */
+static int read_vocab(struct sl_reader *r)
+{
+    struct sl_config *c = r->c;
+    const struct sl_names *embed = &r->arch->names[SL_ROLE_EMBED];
+    char name[SL_TENSOR_NAME_MAX];
+    snprintf(name, sizeof name, "%s%s.weight", c->prefix,
+             r->text ? embed->hf[0].name : embed->gguf[0].name);
+    const struct sl_tensor *t = sl_weights_find(r->w, name);
+    const struct sl_meta *tokens = sl_weights_meta(r->w, "tokenizer.ggml.tokens");
+    if (!t)
+        return sl_read_refuse(r, SL_EINPUT, "tensor %s is missing; this file has no complete model",
+                              name);
+    if (t->ne[1] > VOCAB_MAX)
+        return sl_read_refuse(r, SL_EINPUT, "tensor %s has %" PRId64 " rows, at most %d are run",
+                              t->name, t->ne[1], VOCAB_MAX);
+    int e = sl_read_int(r, "vocab_size", "vocab_size", t->ne[1], 1, VOCAB_MAX, &c->n_vocab);
+    if (e) return e;
+    if (c->n_vocab != t->ne[1] ||
+        (tokens && tokens->type == SL_META_ARRAY && tokens->len > (size_t)c->n_vocab))
+        return sl_read_refuse(
+            r, SL_EINPUT,
+            "tensor %s has %" PRId64 " rows for a vocabulary of %zu; convert the model again",
+            t->name, t->ne[1], c->n_vocab != t->ne[1] ? (size_t)c->n_vocab : tokens->len);
+    return 0;
+}
+
+/* What several fields together must satisfy, whoever read them. */
+static int check_whole(struct sl_reader *r)
+{
+    const struct sl_config *c = r->c;
+    if (!c->hf && c->ropes[0].mscale_all != 0 && !c->kv_lora)
+        return sl_read_refuse(r, SL_EUNSUPPORTED,
+                              "key %s.rope.scaling.yarn_log_multiplier: this kind of YaRN is not "
+                              "run here; use another model",
+                              r->arch->gguf);
+    return 0;
 }
 
 int sl_config_read(const struct sl_weights *w, struct sl_config *out, struct sl_err *err)
 {
-    struct sl_config c = {0};
-    struct reader r = {.w = w, .c = &c, .err = err};
-    int e = read_names(&r);
+    struct sl_config c = {.embed_scale = 1,
+                          .residual_scale = 1,
+                          .logit_scale = 1,
+                          .expert_scale = 1,
+                          .n_groups = 1,
+                          .n_groups_used = 1};
+    struct sl_reader r = {.w = w, .c = &c, .err = err};
+    const json_t *root = sl_weights_json(w, SL_JSON_CONFIG);
+    int e = root ? find_family_hf(&r, root) : find_family_gguf(&r);
     if (e) return e;
-    const struct sl_arch *a = sl_arch_find(c.arch);
-    if (!a) return unknown_arch(&r);
-    c.rope = a->rope;
-    c.tied = sl_weights_find(w, a->tensors[SL_ROLE_OUTPUT]) == NULL;
+    snprintf(c.arch, sizeof c.arch, "%s", r.arch->name);
+    c.hf = r.text != NULL;
+    c.rope = c.hf ? r.arch->rope_hf : r.arch->rope;
+    c.norm_offset = c.hf ? r.arch->hf_norm_offset : 0;
     e = read_shared(&r);
-    if (!e) e = read_vocab(&r, a);
-    if (!e) e = a->read(w, &c, err);
-    if (!e) e = sl_arch_check_tensors(a, w, &c, err);
+    if (!e) e = r.arch->read(&r);
+    if (!e && c.hf) e = sl_arch_find_prefix(r.arch, w, &c, err);
+    if (!e) e = read_tied(&r, root);
+    if (!e) e = read_vocab(&r);
+    if (!e) e = check_whole(&r);
+    if (!e) e = sl_read_leftovers(&r);
+    if (!e) e = sl_arch_check_tensors(r.arch, w, &c, err);
     if (!e) *out = c;
     return e;
 }

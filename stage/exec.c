@@ -1,10 +1,5 @@
-/* exec.c - walks the recipe of a llama-like decoder: what a stage does with a micro-batch, top to
- * bottom.
- *
- *   x += O(attention(rope(QKV(norm(x)))))      x += down(silu(gate(norm(x))) * up(norm(x)))
- *
- * (Touvron et al. 2023.) x is the residual stream, [n_rows][n_embd], computed in place in the frame
- * that carried it here. */
+/* exec.c - what a stage does before and after its layers: embeddings in, results out. The layers
+ * are exec_layer.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,49 +7,15 @@
 #include "base/sl_assert.h"
 #include "stage/internal.h"
 
-static void attention(struct sl_stage *s, struct sl_layer *y, const struct sl_batch *b, float *x)
+void sl_exec_embed(struct sl_stage *s, const struct sl_batch *b, float *x)
 {
-    const struct sl_config *c = &s->c;
-    const struct sl_backend_ops *op = s->ops;
-    int n = b->n_rows;
-    op->rmsnorm(s->b, x, y->attn_norm, c->rms_eps, n, c->n_embd, s->norm);
-    const struct sl_product qkv[] = {
-        {&y->q, y->q_bias, s->q, 0},
-        {&y->k, y->k_bias, s->k, 0},
-        {&y->v, y->v_bias, s->v, 0},
-    };
-    op->matmul(s->b, s->norm, n, qkv, 3);
-    const struct sl_rope rope = {c->rope_dims, c->rope == SL_ROPE_NEOX, 1, s->inv_freq};
-    const struct sl_rope_part turned[] = {{s->q, c->n_heads, c->head_dim, 0},
-                                          {s->k, c->n_kv_heads, c->head_dim, 0}};
-    op->rope(s->b, &rope, turned, 2, s->pos, n);
-    op->kv_write(s->b, &y->kv, s->views, b->n_seqs, s->k, s->v);
-    const struct sl_attn how = {.n_heads = c->n_heads, .scale = 1.0f / sqrtf((float)c->head_dim)};
-    op->attention(s->b, &y->kv, s->views, b->n_seqs, s->q, &how, s->attn);
-    const struct sl_product o = {&y->o, NULL, x, SL_MATMUL_ADD};
-    op->matmul(s->b, s->attn, n, &o, 1);
-}
-
-static void feed_forward(struct sl_stage *s, struct sl_layer *y, int n, float *x)
-{
-    const struct sl_config *c = &s->c;
-    const struct sl_backend_ops *op = s->ops;
-    op->rmsnorm(s->b, x, y->ffn_norm, c->rms_eps, n, c->n_embd, s->norm);
-    const struct sl_product gate_up[] = {{&y->gate, NULL, s->gate, 0}, {&y->up, NULL, s->up, 0}};
-    op->matmul(s->b, s->norm, n, gate_up, 2);
-    op->glu(s->b, SL_ACT_SILU, s->gate, s->up, (int64_t)n * c->n_ff, s->gate);
-    const struct sl_product down = {&y->down, NULL, x, SL_MATMUL_ADD};
-    op->matmul(s->b, s->gate, n, &down, 1);
-}
-
-void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x)
-{
-    int n_layers = s->p.layer_to - s->p.layer_from;
-    for (int i = 0; i < n_layers; i++) {
-        attention(s, &s->layers[i], b, x);
-        feed_forward(s, &s->layers[i], b->n_rows, x);
-        if (s->p.moved) s->p.moved(s->p.progress_arg);
+    size_t width = (size_t)s->c.n_embd, row = 0;
+    for (int i = 0; i < b->n_seqs; i++) {
+        s->ops->embed(s->b, &s->embed, b->seqs[i].tokens, b->seqs[i].n_tokens, x + row * width);
+        row += (size_t)b->seqs[i].n_tokens;
     }
+    if (s->c.embed_scale != 1)
+        for (size_t i = 0; i < row * width; i++) x[i] *= s->c.embed_scale;
 }
 
 static size_t logits_wanted(const struct sl_stage *s, const struct sl_batch *b)
@@ -87,8 +48,8 @@ static int scored_rows(const struct sl_batch_seq *in)
     return in->n_tokens - (in->next < 0);
 }
 
-/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row of a text,
- * which has no next token. */
+/* Which rows of a sequence's share need logits: [from, to). SCORE leaves out the last row of a
+ * text, which has no next token. */
 static void wanted_rows(const struct sl_batch_seq *in, int *from, int *to)
 {
     *to = in->n_tokens;
@@ -126,6 +87,16 @@ static void use_logits(struct sl_stage *s, const struct sl_batch *b, struct pick
     }
 }
 
+/* Scales and softens logits where the model wants it (Granite; Gemma 2). */
+static void finish_logits(const struct sl_config *c, float *logits, size_t n)
+{
+    if (c->logit_scale != 1)
+        for (size_t i = 0; i < n; i++) logits[i] *= c->logit_scale;
+    if (c->logit_softcap > 0)
+        for (size_t i = 0; i < n; i++)
+            logits[i] = c->logit_softcap * tanhf(logits[i] / c->logit_softcap);
+}
+
 /* Runs up to SL_LOGIT_ROWS picked rows through the last norm and the output matrix. */
 static void flush(struct sl_stage *s, const struct sl_batch *b, const struct pick *picks, int n,
                   float *const *scores, float *const *all_logits)
@@ -133,6 +104,7 @@ static void flush(struct sl_stage *s, const struct sl_batch *b, const struct pic
     const struct sl_product head = {&s->head, NULL, s->logits, 0};
     s->ops->rmsnorm(s->b, s->picked, s->out_norm, s->c.rms_eps, n, s->c.n_embd, s->picked);
     s->ops->matmul(s->b, s->picked, n, &head, 1);
+    finish_logits(&s->c, s->logits, (size_t)n * (size_t)s->c.n_vocab);
     for (int i = 0; i < n; i++)
         use_logits(s, b, picks[i], s->logits + (size_t)i * (size_t)s->c.n_vocab, scores[i],
                    all_logits[i]);

@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "model/config.h"
+#include "model/linear.h"
 #include "proto/batch.h"
 #include "stage/sample.h"
 #include "stage/stage.h"
@@ -12,12 +13,22 @@
 #define SL_STAGE_SMALL_MAX (64u << 20) /* bytes of norms, biases and tables of one stage */
 #define SL_LOGIT_ROWS 32               /* rows that go through the output matrix together */
 
-/* The weights of one layer. */
+/* The weights of one layer, by role (model/config.h); a role that it lacks is all zero. */
 struct sl_layer {
-    struct sl_weight q, k, v, o, gate, up, down;
-    const float *attn_norm, *ffn_norm;     /* [n_embd] */
-    const float *q_bias, *k_bias, *v_bias; /* or NULL */
+    struct sl_weight w[SL_ROLE_LAYER_COUNT];     /* roles of which there is one */
+    struct sl_weight *many[SL_ROLE_LAYER_COUNT]; /* one per expert or head; owned */
+    const float *v[SL_ROLE_VECTORS];             /* vectors, float32 */
+    int flags;                                   /* enum sl_layer_flag */
+    struct sl_moe moe;                           /* with SL_LAYER_MOE */
     struct sl_kv_view kv;
+    struct sl_latent_view latent; /* instead, for latent attention */
+};
+
+/* Numbers that stay because a backend points into them. */
+struct sl_stage_kept {
+    struct sl_linear *linears; /* open */
+    void **made;               /* from malloc */
+    int n_linears, cap_linears, n_made, cap_made;
 };
 
 /* One registered sequence. */
@@ -42,8 +53,10 @@ struct sl_stage {
     struct sl_arena small;      /* norms, biases, rope table */
     struct sl_layer *layers;    /* [layer_to - layer_from] */
     struct sl_weight embed, head;
-    const float *out_norm, *inv_freq;
-    void *kv; /* all layers' K and V */
+    struct sl_stage_kept kept;
+    const float *out_norm;
+    struct sl_rope ropes[2], far; /* as in config.h; `far` instead of ropes[0] for long sequences */
+    void *kv;                     /* all layers' K and V */
     size_t kv_mapped;
     enum sl_dtype kv_type;
 
@@ -52,9 +65,11 @@ struct sl_stage {
 
     /* one micro-batch */
     struct sl_batch_in in;
-    struct sl_seq_view *views;                                    /* [SL_BATCH_SEQS_MAX] */
-    int32_t *pos;                                                 /* [max_rows] */
-    float *norm, *q, *k, *v, *attn, *gate, *up, *logits, *picked; /* workspace, 64-byte aligned */
+    struct sl_seq_view *views; /* [SL_BATCH_SEQS_MAX] */
+    int32_t *pos;              /* [max_rows] */
+    /* workspace, 64-byte aligned: [max_rows][the widths of config.h] */
+    float *norm, *q, *k, *v, *attn, *gate, *up, *half, *latent, *q_latent, *o_latent, *q_a;
+    float *logits, *picked; /* [SL_LOGIT_ROWS][n_vocab], [n_embd]; last stage */
     void *workspace;
     size_t workspace_mapped;
     struct sl_sampler *sampler;
@@ -79,6 +94,21 @@ void sl_stage_unload_weights(struct sl_stage *s);
 /* Bytes in the file that this stage will load. */
 int sl_stage_weight_bytes(struct sl_stage *s, uint64_t *bytes, struct sl_err *err);
 
+/* load_matrix.c: one weight after another; slices of the same fused tensor in a row open it once.
+ */
+struct sl_matrix_loader {
+    struct sl_stage *s;
+    char name[SL_TENSOR_NAME_MAX]; /* what is open; "": nothing */
+    int expert, keep;              /* keep: a backend points into it */
+    struct sl_linear open;
+};
+/* Loads the numbers of one slot of a role. *bytes: in the file, of what had to be opened, 0 when it
+ * was open already. A role that the layer lacks leaves *w alone. */
+int sl_matrix_load(struct sl_matrix_loader *l, enum sl_role role, int layer, int slot,
+                   enum sl_use use, struct sl_weight *w, uint64_t *bytes, struct sl_err *err);
+int sl_matrix_flush(struct sl_matrix_loader *l, struct sl_err *err); /* nothing stays open */
+void sl_stage_let_go(struct sl_stage *s);                            /* closes what was kept */
+
 /* reserve.c: KV cache and workspace; fills info.n_blocks. */
 int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err);
 void sl_stage_unreserve(struct sl_stage *s);
@@ -87,11 +117,15 @@ void sl_stage_unreserve(struct sl_stage *s);
 int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 void sl_stage_forget(struct sl_stage_seq *q);
 
-/* exec.c: the layers over x [n_rows][n_embd], in place; then, on the last stage, the results of the
- * micro-batch. */
+/* exec_layer.c: the layers over x [n_rows][n_embd], in place. */
+void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);
+
+/* exec.c: what comes before and after the layers. */
 /* Is what the shares ask for something that can be answered? SL_EPROTO. */
 int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
-void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);
+/* The first stage: embeddings of the tokens into x. */
+void sl_exec_embed(struct sl_stage *s, const struct sl_batch *b, float *x);
+/* The last stage: the results of the micro-batch. */
 int sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x, struct sl_err *err);
 
 #endif

@@ -31,21 +31,25 @@ static void *map_zeroed(size_t n)
 static size_t lay_out_workspace(struct sl_stage *s, char *base)
 {
     const struct sl_config *c = &s->c;
+    const struct sl_config_widths w = sl_config_row_widths(c);
     size_t rows = (size_t)s->p.max_rows, at = 0;
-    size_t q = (size_t)c->n_heads * (size_t)c->head_dim,
-           kv = (size_t)c->n_kv_heads * (size_t)c->head_dim;
-    int last = sl_stage_is_last(s);
+    int last = sl_stage_is_last(s), direct = !c->post_norms && c->residual_scale == 1;
     const struct {
         float **to;
         size_t count;
     } parts[] = {
         {&s->norm, rows * (size_t)c->n_embd},
-        {&s->q, rows * q},
-        {&s->k, rows * kv},
-        {&s->v, rows * kv},
-        {&s->attn, rows * q},
-        {&s->gate, rows * (size_t)c->n_ff},
-        {&s->up, rows * (size_t)c->n_ff},
+        {&s->q, rows * (size_t)w.q},
+        {&s->k, rows * (size_t)w.k},
+        {&s->v, rows * (size_t)w.v},
+        {&s->attn, rows * (size_t)w.attn},
+        {&s->gate, rows * (size_t)w.ff},
+        {&s->up, rows * (size_t)w.ff},
+        {&s->half, direct ? 0 : rows * (size_t)c->n_embd},
+        {&s->latent, rows * (size_t)w.latent},
+        {&s->q_latent, rows * (size_t)w.q_latent},
+        {&s->o_latent, rows * (size_t)w.o_latent},
+        {&s->q_a, rows * (size_t)w.q_a},
         {&s->scores, rows},
         {&s->picked, last ? SL_LOGIT_ROWS * (size_t)c->n_embd : 0},
         {&s->logits, last ? SL_LOGIT_ROWS * (size_t)c->n_vocab : 0},
@@ -70,15 +74,33 @@ static int kv_type(struct sl_stage *s, struct sl_err *err)
     return 0;
 }
 
+/* The cache of one layer: `bytes` from `at`. */
+static void set_view(struct sl_stage *s, struct sl_layer *y, char *at, uint64_t bytes)
+{
+    const struct sl_config *c = &s->c;
+    y->kv = (struct sl_kv_view){.k = at,
+                                .v = at + bytes / 2,
+                                .type = s->kv_type,
+                                .block_tokens = s->p.block_tokens,
+                                .n_kv_heads = c->n_kv_heads,
+                                .head_dim = c->head_dim};
+    y->latent = (struct sl_latent_view){.rows = at,
+                                        .type = s->kv_type,
+                                        .block_tokens = s->p.block_tokens,
+                                        .dim = c->kv_lora + c->qk_rope,
+                                        .v_dim = c->kv_lora};
+}
+
 int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err)
 {
     int r = kv_type(s, err);
     if (r) return r;
     const struct sl_config *c = &s->c;
     int n_layers = s->p.layer_to - s->p.layer_from;
-    size_t half = (size_t)s->p.block_tokens * (size_t)c->n_kv_heads * (size_t)c->head_dim *
-                  (size_t)sl_dtype_block_bytes(s->kv_type); /* K or V of one block in one layer */
-    uint64_t per_block = 2 * (uint64_t)half * (uint64_t)n_layers;
+    /* of one block in one layer: K and V, or latents */
+    uint64_t layer_block =
+        (uint64_t)s->p.block_tokens * sl_config_kv_bytes(c, sl_dtype_block_bytes(s->kv_type));
+    uint64_t per_block = layer_block * (uint64_t)n_layers;
     s->workspace_mapped = lay_out_workspace(s, NULL);
     uint64_t n = (uint64_t)s->p.n_blocks, fixed = weight_bytes + s->workspace_mapped;
     if (s->p.memory_bytes) {
@@ -106,13 +128,8 @@ int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *e
     }
     lay_out_workspace(s, s->workspace);
     char *at = s->kv;
-    for (int i = 0; i < n_layers; i++, at += 2 * half * n)
-        s->layers[i].kv = (struct sl_kv_view){.k = at,
-                                              .v = at + half * n,
-                                              .type = s->kv_type,
-                                              .block_tokens = s->p.block_tokens,
-                                              .n_kv_heads = c->n_kv_heads,
-                                              .head_dim = c->head_dim};
+    for (int i = 0; i < n_layers; i++, at += layer_block * n)
+        set_view(s, &s->layers[i], at, layer_block * n);
     s->info = (struct sl_stage_info){.n_blocks = (int)n,
                                      .weight_bytes = weight_bytes,
                                      .kv_bytes = s->kv_mapped,

@@ -124,13 +124,7 @@ static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *e
         return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
     g->recv_ns = (*f)->recv_ns;
     memcpy(g->body, (*f)->body, h->desc_len);
-    float *x = sl_frame_payload(g);
-    int row = 0;
-    for (int i = 0; i < b->n_seqs; i++) {
-        s->ops->embed(s->b, &s->embed, b->seqs[i].tokens, b->seqs[i].n_tokens,
-                      x + (size_t)row * (size_t)s->c.n_embd);
-        row += b->seqs[i].n_tokens;
-    }
+    sl_exec_embed(s, b, sl_frame_payload(g));
     /* the old frame must stay until the step ends: the unpacked batch points into it */
     g->next = *f;
     *f = g;
