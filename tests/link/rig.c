@@ -96,8 +96,9 @@ static void on_down(void *arg, const struct sl_err *err)
 
 static void on_watchdog(uv_timer_t *t)
 {
-    (void)t;
-    fprintf(stderr, "the test hangs\n");
+    const struct rig *r = t->data;
+    fprintf(stderr, "the test hangs; %d frames received, %d errors (the last: %s), %d links down\n",
+            r->received, r->errors, r->errors ? r->error.msg : "none", r->downs);
     abort();
 }
 
@@ -135,6 +136,7 @@ void rig_open(struct rig *r, const char *transport)
     r->transport = transport;
     SL_ASSERT(uv_loop_init(&r->loop) == 0);
     SL_ASSERT(uv_timer_init(&r->loop, &r->watchdog) == 0);
+    r->watchdog.data = r;
     uv_timer_start(&r->watchdog, on_watchdog, RIG_PATIENCE_MS, 0);
     SL_ASSERT(shared_segments() == 0);
     open_port(r);
