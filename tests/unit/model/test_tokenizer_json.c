@@ -5,10 +5,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -190,12 +190,67 @@ static void test_vectors(void **state)
         if (!only || strcmp(only, names[i]) == 0) check_file(names[i]);
 }
 
+/* One model as a folder and as a GGUF file: the same ids and the same ends. */
+static void test_sources(void **state)
+{
+    (void)state;
+    char line[1 << 12];
+    struct sl_weights *w[2];
+    struct sl_tokenizer *t[2];
+    struct sl_err err;
+    static const char *const paths[] = {SLUICE_SHARED "/data/models/llama",
+                                        SLUICE_SHARED "/data/models/gguf/llama-Q8_0.gguf"};
+    for (int i = 0; i < 2; i++) {
+        if (access(paths[i], R_OK) != 0) {
+            n_skipped++;
+            skip();
+        }
+        if (sl_weights_open(paths[i], &w[i], &err) != 0) fail_msg("%s", err.msg);
+        if (sl_tokenizer_open(w[i], &t[i], &err) != 0) fail_msg("%s", err.msg);
+    }
+    assert_int_equal(sl_tokenizer_size(t[0]), sl_tokenizer_size(t[1]));
+    assert_int_equal(sl_tokenizer_bos(t[0]), sl_tokenizer_bos(t[1]));
+    assert_int_equal(sl_tokenizer_eos(t[0]), sl_tokenizer_eos(t[1]));
+    assert_int_equal(sl_tokenizer_adds_bos(t[0]), sl_tokenizer_adds_bos(t[1]));
+    for (int id = 0; id < sl_tokenizer_size(t[0]); id++)
+        assert_int_equal(sl_tokenizer_is_end(t[0], id), sl_tokenizer_is_end(t[1], id));
+    FILE *texts = fopen(DATA "texts.jsonl", "r");
+    assert_non_null(texts);
+    while (fgets(line, sizeof line, texts)) {
+        json_t *text = json_loads(line, JSON_ALLOW_NUL | JSON_DECODE_ANY, NULL);
+        for (int flags = 0; flags < 4; flags++) {
+            struct sl_ids ids[2] = {{0}, {0}};
+            for (int i = 0; i < 2; i++)
+                assert_int_equal(sl_tokenizer_encode(t[i], json_string_value(text),
+                                                     json_string_length(text), flags, &ids[i],
+                                                     &err),
+                                 0);
+            assert_int_equal(ids[0].len, ids[1].len);
+            if (ids[0].len > 0)
+                assert_memory_equal(ids[0].data, ids[1].data, ids[0].len * sizeof *ids[0].data);
+            free(ids[0].data);
+            free(ids[1].data);
+        }
+        json_decref(text);
+    }
+    fclose(texts);
+    for (int i = 0; i < 2; i++) {
+        sl_tokenizer_close(t[i]);
+        sl_weights_close(w[i]);
+    }
+}
+
+/* Without an argument the vectors of this tree; `sources` needs the shared data. */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest vectors[] = {
         cmocka_unit_test_prestate(test_vectors, argc > 2 ? argv[2] : NULL),
     };
-    int failed = cmocka_run_group_tests(vectors, NULL, NULL);
-    (void)argc;
+    const struct CMUnitTest sources[] = {
+        cmocka_unit_test(test_sources),
+    };
+    int failed = argc > 1 && strcmp(argv[1], "sources") == 0
+                     ? cmocka_run_group_tests(sources, NULL, NULL)
+                     : cmocka_run_group_tests(vectors, NULL, NULL);
     return failed ? failed : n_skipped ? SKIPPED : 0;
 }

@@ -245,7 +245,7 @@ static void test_backtracking(void **state)
 static void test_swelling(void **state)
 {
     (void)state;
-    char *parts = malloc(1 << 20), *text = calloc(1, 1 << 12);
+    static char parts[1 << 20], text[1 << 12];
     size_t n = (size_t)sprintf(parts, "\"model\":" BPE ",\"normalizer\":{\"type\":\"Replace\","
                                       "\"pattern\":{\"String\":\"a\"},\"content\":\"");
     memset(parts + n, 'b', 1 << 19);
@@ -258,8 +258,6 @@ static void test_swelling(void **state)
     assert_true(ids.len == 0 && strstr(err.msg, "after normalization"));
     free(ids.data);
     sl_tokenizer_close(t);
-    free(parts);
-    free(text);
 }
 
 static void refuse_model(const void *data, size_t n, int code, const char *part)
