@@ -25,6 +25,7 @@ static uint32_t float_bits(float f)
 /* ---- the vector of vec_math.h is one float --------------------------------------------------- */
 
 #define VEC float
+#define VEC_LANES 1
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE float v_set(float x)
@@ -82,7 +83,15 @@ INLINE float v_sign(float x, float s)
     return bits_float((float_bits(x) & 0x7fffffffu) | (float_bits(s) & 0x80000000u));
 }
 
-INLINE float v_exp2(float x);
+INLINE float v_load(const float *p)
+{
+    return *p;
+}
+
+INLINE void v_store(float *p, float x)
+{
+    *p = x;
+}
 
 #include "kernels/cpu/vec_math.h"
 
@@ -100,14 +109,9 @@ INLINE float v_exp2(float x)
     return x < POW2_MIN ? 0.0f : p;
 }
 
-static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+INLINE void glu_span(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
 {
     for (int64_t i = 0; i < n; i++) out[i] = v_glu(act, gate[i], up[i]);
-}
-
-static void softcap(float *s, float cap, int n)
-{
-    for (int i = 0; i < n; i++) s[i] = cap * v_tanh(s[i] * (1.0f / cap));
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)

@@ -3,7 +3,8 @@
  * The including file defines, before: VEC, a vector of floats (or one float), and for it v_set(x),
  * v_add, v_sub, v_mul, v_fma(a, b, c) = a * b + c, v_div(a, b) for finite b != 0, v_min(a, b) and
  * v_max(a, b), which give b when it is NaN, v_abs(a), v_below(a, b, x, y) = a < b ? x : y,
- * v_sign(x, s) = |x| with the sign of s, and v_exp2(x) for x <= 127, 0 below -126, NaN kept.
+ * v_sign(x, s) = |x| with the sign of s, v_load, v_store and their number of floats, VEC_LANES;
+ * after, v_exp2(x) for x <= 127, 0 below -126, NaN kept, and glu_span, which knows about tails.
  * Relative errors are near 1e-6, NaN stays NaN. Private to kernels/cpu. */
 #ifndef SL_KERNELS_CPU_VEC_MATH_H
 #define SL_KERNELS_CPU_VEC_MATH_H
@@ -11,6 +12,8 @@
 #include "kernels/kernels.h"
 
 #define VEC_FN static inline __attribute__((always_inline))
+
+VEC_FN VEC v_exp2(VEC x);
 
 #define V_LOG2E 1.44269504f
 #define V_EXP_MAX 125.5f /* of powers of two: beyond it e^x + 1 leaves the floats */
@@ -92,6 +95,32 @@ VEC_FN VEC v_tanh(VEC x)
     VEC high = v_sign(v_div(v_sub(v_set(1), e), v_add(v_set(1), e)), x);
     VEC low = v_fma(v_mul(x, x2), v_poly(x2, c, 4), x);
     return v_below(a, v_set(0.6f), low, high);
+}
+
+static void softcap(float *s, float cap, int n)
+{
+    for (int i = 0; i < n; i += VEC_LANES)
+        v_store(s + i, v_mul(v_tanh(v_mul(v_load(s + i), v_set(1.0f / cap))), v_set(cap)));
+}
+
+VEC_FN void glu_span(enum sl_act act, const float *gate, const float *up, int64_t n, float *out);
+
+/* One loop for each activation. */
+static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+{
+    switch (act) {
+    case SL_ACT_SILU:
+        glu_span(SL_ACT_SILU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU:
+        glu_span(SL_ACT_GELU, gate, up, n, out);
+        break;
+    case SL_ACT_GELU_TANH:
+        glu_span(SL_ACT_GELU_TANH, gate, up, n, out);
+        break;
+    case SL_ACT_SWIGLU_OAI:
+        glu_span(SL_ACT_SWIGLU_OAI, gate, up, n, out);
+    }
 }
 
 #endif

@@ -32,41 +32,9 @@ INLINE float max_of(__m256 v)
 /* ---- the vector of vec_math.h --------------------------------------------------------------- */
 
 #define VEC __m256
-
-INLINE VEC v_set(float x)
-{
-    return _mm256_set1_ps(x);
-}
-
-INLINE VEC v_add(VEC a, VEC b)
-{
-    return _mm256_add_ps(a, b);
-}
-
-INLINE VEC v_sub(VEC a, VEC b)
-{
-    return _mm256_sub_ps(a, b);
-}
-
-INLINE VEC v_mul(VEC a, VEC b)
-{
-    return _mm256_mul_ps(a, b);
-}
-
-INLINE VEC v_fma(VEC a, VEC b, VEC c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
-
-INLINE VEC v_min(VEC a, VEC b)
-{
-    return _mm256_min_ps(a, b);
-}
-
-INLINE VEC v_max(VEC a, VEC b)
-{
-    return _mm256_max_ps(a, b);
-}
+#define VEC_LANES 8
+#define V(name) _mm256_##name
+#include "kernels/cpu/x86/vec_x86.h"
 
 INLINE VEC v_div(VEC a, VEC b)
 {
@@ -88,8 +56,6 @@ INLINE VEC v_sign(VEC x, VEC s)
     return _mm256_or_ps(v_abs(x), _mm256_and_ps(_mm256_set1_ps(-0.0f), s));
 }
 
-INLINE VEC v_exp2(VEC x);
-
 #include "kernels/cpu/vec_math.h"
 
 #define POW2_MIN -126.0f /* smaller results are zero */
@@ -106,7 +72,7 @@ INLINE VEC v_exp2(VEC x)
     return _mm256_andnot_ps(zero, p);
 }
 
-INLINE void glu_typed(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+INLINE void glu_span(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
 {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
@@ -118,31 +84,6 @@ INLINE void glu_typed(enum sl_act act, const float *gate, const float *up, int64
     memcpy(u, up + i, rest);
     _mm256_storeu_ps(y, v_glu(act, _mm256_loadu_ps(g), _mm256_loadu_ps(u)));
     memcpy(out + i, y, rest);
-}
-
-static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
-{
-    switch (act) {
-    case SL_ACT_SILU:
-        glu_typed(SL_ACT_SILU, gate, up, n, out);
-        break;
-    case SL_ACT_GELU:
-        glu_typed(SL_ACT_GELU, gate, up, n, out);
-        break;
-    case SL_ACT_GELU_TANH:
-        glu_typed(SL_ACT_GELU_TANH, gate, up, n, out);
-        break;
-    case SL_ACT_SWIGLU_OAI:
-        glu_typed(SL_ACT_SWIGLU_OAI, gate, up, n, out);
-    }
-}
-
-static void softcap(float *s, float cap, int n)
-{
-    for (int i = 0; i < n; i += LANES) {
-        VEC t = v_tanh(v_mul(_mm256_loadu_ps(s + i), v_set(1.0f / cap)));
-        _mm256_storeu_ps(s + i, v_mul(t, v_set(cap)));
-    }
 }
 
 static void rmsnorm(const float *x, const float *gain, float eps, int dim, float *out)

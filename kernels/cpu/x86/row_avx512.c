@@ -20,41 +20,9 @@ INLINE __mmask16 mask_of(int64_t n)
 /* ---- the vector of vec_math.h --------------------------------------------------------------- */
 
 #define VEC __m512
-
-INLINE VEC v_set(float x)
-{
-    return _mm512_set1_ps(x);
-}
-
-INLINE VEC v_add(VEC a, VEC b)
-{
-    return _mm512_add_ps(a, b);
-}
-
-INLINE VEC v_sub(VEC a, VEC b)
-{
-    return _mm512_sub_ps(a, b);
-}
-
-INLINE VEC v_mul(VEC a, VEC b)
-{
-    return _mm512_mul_ps(a, b);
-}
-
-INLINE VEC v_fma(VEC a, VEC b, VEC c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
-
-INLINE VEC v_min(VEC a, VEC b)
-{
-    return _mm512_min_ps(a, b);
-}
-
-INLINE VEC v_max(VEC a, VEC b)
-{
-    return _mm512_max_ps(a, b);
-}
+#define VEC_LANES 16
+#define V(name) _mm512_##name
+#include "kernels/cpu/x86/vec_x86.h"
 
 INLINE VEC v_div(VEC a, VEC b)
 {
@@ -77,8 +45,6 @@ INLINE VEC v_sign(VEC x, VEC s)
     return _mm512_or_ps(_mm512_abs_ps(x), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
 }
 
-INLINE VEC v_exp2(VEC x);
-
 #include "kernels/cpu/vec_math.h"
 
 #define POW2_MIN -126.0f /* smaller results are zero: subnormals would be slow */
@@ -91,37 +57,12 @@ INLINE VEC v_exp2(VEC x)
     return _mm512_maskz_scalef_ps(keep, v_exp2_part(_mm512_sub_ps(x, n)), n);
 }
 
-INLINE void glu_typed(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
+INLINE void glu_span(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
 {
     for (int64_t i = 0; i < n; i += 16) {
         __mmask16 k = mask_of(n - i);
         __m512 g = _mm512_maskz_loadu_ps(k, gate + i), u = _mm512_maskz_loadu_ps(k, up + i);
         _mm512_mask_storeu_ps(out + i, k, v_glu(act, g, u));
-    }
-}
-
-static void glu(enum sl_act act, const float *gate, const float *up, int64_t n, float *out)
-{
-    switch (act) {
-    case SL_ACT_SILU:
-        glu_typed(SL_ACT_SILU, gate, up, n, out);
-        break;
-    case SL_ACT_GELU:
-        glu_typed(SL_ACT_GELU, gate, up, n, out);
-        break;
-    case SL_ACT_GELU_TANH:
-        glu_typed(SL_ACT_GELU_TANH, gate, up, n, out);
-        break;
-    case SL_ACT_SWIGLU_OAI:
-        glu_typed(SL_ACT_SWIGLU_OAI, gate, up, n, out);
-    }
-}
-
-static void softcap(float *s, float cap, int n)
-{
-    for (int i = 0; i < n; i += 16) {
-        VEC t = v_tanh(v_mul(_mm512_loadu_ps(s + i), v_set(1.0f / cap)));
-        _mm512_storeu_ps(s + i, v_mul(t, v_set(cap)));
     }
 }
 
