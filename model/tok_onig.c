@@ -18,7 +18,7 @@
 #define CLASSES_MAX 8 /* classes inside each other */
 #define NO_ATOM SIZE_MAX
 
-#define WORD "\\p{L}\\p{M}\\p{N}\\p{Pc}"
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define HEX "0-9A-Fa-f"
 
 struct onig {
