@@ -31,5 +31,6 @@ int sl_cmd_logits(int argc, char **argv);   /* cmd_logits.c */
 int sl_cmd_tokenize(int argc, char **argv); /* cmd_tokenize.c */
 int sl_cmd_render(int argc, char **argv);   /* cmd_render.c */
 int sl_cmd_inspect(int argc, char **argv);  /* cmd_inspect.c */
+int sl_cmd_quantize(int argc, char **argv); /* cmd_quantize.c */
 
 #endif

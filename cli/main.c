@@ -27,6 +27,7 @@ static const struct command {
     {"tokenize", sl_cmd_tokenize, "text to token ids and back"},
     {"render", sl_cmd_render, "chat messages to prompt text"},
     {"inspect", sl_cmd_inspect, "what is in a model file"},
+    {"quantize", sl_cmd_quantize, "write a model in another format"},
 };
 
 static void usage(FILE *out)

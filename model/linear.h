@@ -45,6 +45,10 @@ int sl_linear_open(struct sl_weights *w, const char *stem, int expert, int n_exp
                    int64_t cols, struct sl_linear *out, struct sl_err *err);
 void sl_linear_close(struct sl_weights *w, struct sl_linear *l); /* unmaps and frees; zeroes *l */
 
+/* Rows and columns of a plain layer as its tensors tell them. SL_EINPUT when they do not. */
+int sl_linear_shape(struct sl_weights *w, const char *stem, int64_t *rows, int64_t *cols,
+                    struct sl_err *err);
+
 /* The scheme of the model in words, for inspect and messages: "nvfp4 (modelopt)", "awq 4-bit g128",
  * "none". Static storage. */
 const char *sl_linear_scheme(const struct sl_weights *w);
