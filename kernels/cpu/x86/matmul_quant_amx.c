@@ -3,8 +3,8 @@
  * An unpacked group of a weight tile (8 quads x 16 lanes x 4 bytes) is exactly an AMX operand B,
  * and the planes of 16 activation rows are two operands A. Their products are exact integers, so
  * the floats that follow, one group after the other as in matmul_quant_avx512.c, give the same
- * bits. With fewer than AMX_ROWS rows, and where each 16 k have a scale of their own, that kernel
- * is the faster one.
+ * bits. With fewer than AMX_ROWS rows that kernel is the faster one; Q2_K, with a minimum per 16 k,
+ * has no other. Where 16 k share a scale a group is two steps of 16 k instead of one of 32.
  *
  * A tile is unpacked once for the rows of a chunk, offsets taken off (so codes are signed here).
  * Then each block of 16 rows walks along the groups with its 16 sums in registers. What bounds this
@@ -46,17 +46,31 @@ struct config {
 };
 _Static_assert(sizeof(struct config) == 64, "the layout of ldtilecfg");
 
-static const struct config config = {
-    .palette = 1,
-    .row_bytes = {64, 64, 64, 64, SL_MM_GROUP, SL_MM_GROUP, 64},
-    .rows = {BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, BLOCK, SL_MM_GROUP / 4},
+#define CONFIG(k)                                                                                  \
+    {                                                                                              \
+        .palette = 1, .row_bytes = {64, 64, 64, 64, k, k, 64}, .rows = {                           \
+            BLOCK,                                                                                 \
+            BLOCK,                                                                                 \
+            BLOCK,                                                                                 \
+            BLOCK,                                                                                 \
+            BLOCK,                                                                                 \
+            BLOCK,                                                                                 \
+            (k) / 4                                                                                \
+        }                                                                                          \
+    }
+/* For groups as one step and as two. */
+static const struct config configs[2] = {CONFIG(SL_MM_GROUP), CONFIG(SL_MM_GROUP / 2)};
+
+/* Some groups of a tile, ready to be multiplied: B, scale and minimum of each step. */
+struct part {
+    _Alignas(64) int8_t b[PART * B_BYTES];
+    __m512 scale[2 * PART], min[2 * PART];
 };
 
-/* Some groups of a tile, ready to be multiplied. */
-struct part {
-    _Alignas(64) int8_t b[PART][B_BYTES];
-    __m512 scale[PART], min[PART];
-};
+INLINE int steps_of(enum sl_mm_scales kind)
+{
+    return sl_mm_halves(kind) ? 2 : 1;
+}
 
 /* Groups [from, from+n) of tile t. */
 INLINE void prepare(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
@@ -74,10 +88,14 @@ INLINE void prepare(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
             for (int j = 0; j < 8; j++)
                 w[j] = _mm512_sub_epi8(w[j], _mm512_set1_epi8((char)(1u << shift)));
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) _mm512_store_si512(p->b[g] + 64 * j, w[j]);
+        for (int j = 0; j < 8; j++) _mm512_store_si512(p->b + g * B_BYTES + 64 * j, w[j]);
         struct factors f = factors_of(scales, scale, from + g, groups);
-        p->scale[g] = f.scale[0];
-        p->min[g] = f.min[0];
+        const int steps = steps_of(scales);
+#pragma GCC unroll 2
+        for (int h = 0; h < steps; h++) {
+            p->scale[g * steps + h] = f.scale[h];
+            p->min[g * steps + h] = f.min[h];
+        }
     }
     __asm__ volatile("" ::: "memory"); /* tile loads do not say that they read memory */
 }
@@ -90,7 +108,7 @@ struct rows {
     int64_t n;
 };
 
-/* One plane of a group, multiplied with signed codes or with unsigned ones. */
+/* One plane of a step, multiplied with signed codes or with unsigned ones. */
 #define MULTIPLY(shift, c, a)                                                                      \
     do {                                                                                           \
         if ((shift) == SL_MM_NO_OFFSET)                                                            \
@@ -99,12 +117,13 @@ struct rows {
             _tile_dpbssd(c, a, B);                                                                 \
     } while (0)
 
-/* Rows [from, from+4) of a block: sums += factor * integers (+ minimum * sum) of group g, in the
+/* Rows [from, from+4) of a block: sums += factor * integers (+ minimum * sum) of step g, in the
  * order of scale_rows() in matmul_quant_avx512.c. */
 INLINE void scale4(enum sl_mm_scales kind, __m512 factor, __m512 min, const struct rows *x, int g,
                    const int32_t *in, int from, __m512 sums[BLOCK])
 {
-    const float *s = x->scale + g * x->n, *sum = x->sum + g * x->n;
+    const float *s = x->scale + g / steps_of(kind) * x->n;
+    const float *sum = x->sum + g / steps_of(kind) * x->n;
     in += (g & 3) * 2 * WORDS;
 #pragma GCC unroll 4
     for (int r = from; r < from + 4; r++) {
@@ -124,13 +143,25 @@ INLINE void ask4(const struct rows *x, const int8_t *q, int from)
     for (int r = 0; r < 4; r++) _mm_prefetch((const char *)q + r * SL_MM_Q_BYTES, _MM_HINT_T0);
 }
 
-/* Starts the products of group `to` of the rows at q in tiles (hi1, lo1), stores those of group g
- * from (hi, lo) and scales group g-1. */
+/* Step g's operands: B, and A of the rows whose first group is at q. */
+INLINE const int8_t *b_of(enum sl_mm_scales kind, const struct part *p, int g)
+{
+    return p->b + g * (B_BYTES / steps_of(kind));
+}
+
+INLINE const int8_t *a_of(enum sl_mm_scales kind, const struct rows *x, int g)
+{
+    return sl_mm_halves(kind) ? x->q + (g / 2) * x->n * SL_MM_Q_BYTES + (g & 1) * 16
+                              : x->q + g * x->n * SL_MM_Q_BYTES;
+}
+
+/* Starts the products of step `to` of the rows at q in tiles (hi1, lo1), stores those of step g
+ * from (hi, lo) and scales step g-1. */
 #define STEP(g, to, q, hi, lo, hi1, lo1)                                                           \
     do {                                                                                           \
         int32_t *out = ints + ((g)&3) * 2 * WORDS;                                                 \
         __m512 factor = p->scale[(g) ? (g)-1 : 0], min = p->min[(g) ? (g)-1 : 0];                  \
-        _tile_loadd(B, p->b[to], 64);                                                              \
+        _tile_loadd(B, b_of(kind, p, to), 64);                                                     \
         _tile_loadd(A_HI, q, SL_MM_Q_BYTES);                                                       \
         _tile_zero(hi1);                                                                           \
         MULTIPLY(shift, hi1, A_HI);                                                                \
@@ -149,10 +180,10 @@ INLINE void ask4(const struct rows *x, const int8_t *q, int from)
         if (g) scale4(kind, factor, min, x, (g)-1, ints, 12, sums);                                \
     } while (0)
 
-/* Starts the products of the first group. */
+/* Starts the products of the first step. */
 INLINE void begin(int shift, const struct part *p, const int8_t *q)
 {
-    _tile_loadd(B, p->b[0], 64);
+    _tile_loadd(B, p->b, 64);
     _tile_loadd(A_HI, q, SL_MM_Q_BYTES);
     _tile_loadd(A_LO, q + 32, SL_MM_Q_BYTES);
     _tile_zero(HI0);
@@ -161,22 +192,21 @@ INLINE void begin(int shift, const struct part *p, const int8_t *q)
     MULTIPLY(shift, LO0, A_LO);
 }
 
-/* Adds n groups to 16 rows of sums. The products of the first group are under way in (HI0, LO0),
+/* Adds n steps to 16 rows of sums. The products of the first step are under way in (HI0, LO0),
  * with `odd` in (HI1, LO1); those of the rows at `next` are when it ends, in the tiles that follow.
  * Rows past the last one are computed from whatever lies there (inside the scratch) and never
  * looked at. */
 INLINE void block(enum sl_mm_scales kind, int shift, const int odd, const struct part *p, int n,
                   const struct rows *x, const int8_t *next, int first, float *acc)
 {
-    _Alignas(64) int32_t ints[4 * 2 * WORDS]; /* of four groups, in turn */
+    _Alignas(64) int32_t ints[4 * 2 * WORDS]; /* of four steps, in turn */
     __m512 sums[BLOCK];
 #pragma GCC unroll 16
     for (int r = 0; r < BLOCK; r++)
         sums[r] = first ? _mm512_setzero_ps() : _mm512_load_ps(acc + r * SL_MM_LANES);
-    const int8_t *q = x->q;
     for (int g = 0; g < n; g++) {
         int last = g + 1 == n, to = last ? 0 : g + 1;
-        q = last ? next : q + x->n * SL_MM_Q_BYTES;
+        const int8_t *q = last ? next : a_of(kind, x, to);
         if (odd)
             STEP(g, to, q, HI1, LO1, HI0, LO0);
         else
@@ -184,7 +214,7 @@ INLINE void block(enum sl_mm_scales kind, int shift, const int odd, const struct
         if (++g == n) break;
         last = g + 1 == n;
         to = last ? 0 : g + 1;
-        q = last ? next : q + x->n * SL_MM_Q_BYTES;
+        q = last ? next : a_of(kind, x, to);
         if (odd)
             STEP(g, to, q, HI0, LO0, HI1, LO1);
         else
@@ -204,10 +234,10 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
     struct part p;
     int64_t groups = a->groups;
     int64_t parts = (groups + PART - 1) / PART, most = (groups + parts - 1) / parts;
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&configs[steps_of(scales) - 1]);
     for (int t = 0; t < in->tiles; t++)
         for (int64_t g = 0; g < groups; g += most) {
-            int n = (int)SL_MIN(most, groups - g), odd = 0;
+            int n = (int)SL_MIN(most, groups - g), steps = n * steps_of(scales), odd = 0;
             int64_t at = g * a->n + row;
             struct rows x = {a->q + at * SL_MM_Q_BYTES, a->scale + at, a->sum + at, a->n};
             float *to = acc + t * SL_MM_ACC;
@@ -216,10 +246,10 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
             for (int r = 0; r < rows; r += BLOCK, to += BLOCK * SL_MM_LANES) {
                 const int8_t *next = r + BLOCK < rows ? x.q + BLOCK * SL_MM_Q_BYTES : x.q;
                 if (odd)
-                    block(scales, shift, 1, &p, n, &x, next, g == 0, to);
+                    block(scales, shift, 1, &p, steps, &x, next, g == 0, to);
                 else
-                    block(scales, shift, 0, &p, n, &x, next, g == 0, to);
-                odd ^= n & 1;
+                    block(scales, shift, 0, &p, steps, &x, next, g == 0, to);
+                odd ^= steps & 1;
                 x = (struct rows){next, x.scale + BLOCK, x.sum + BLOCK, x.n};
             }
         }
@@ -230,7 +260,7 @@ INLINE void span(enum sl_mm_codes codes, enum sl_mm_scales scales, int shift,
     static void tile_##type(const struct sl_mm_span *w, const struct sl_mm_act *a, int row,        \
                             int rows, float *acc)                                                  \
     {                                                                                              \
-        if (rows < AMX_ROWS || sl_mm_halves(factor))                                               \
+        if (rows < AMX_ROWS || (sl_mm_halves(factor) && sl_mm_has_min(factor)))                    \
             sl_mm_tile_avx512_##type(w, a, row, rows, acc);                                        \
         else                                                                                       \
             span(kind, factor, shift, w, a, row, rows, acc);                                       \
