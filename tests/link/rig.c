@@ -97,8 +97,13 @@ static void on_down(void *arg, const struct sl_err *err)
 static void on_watchdog(uv_timer_t *t)
 {
     const struct rig *r = t->data;
-    fprintf(stderr, "the test hangs; %d frames received, %d errors (the last: %s), %d links down\n",
-            r->received, r->errors, r->errors ? r->error.msg : "none", r->downs);
+    int status = 0;
+    pid_t dead = waitpid(-1, &status, WNOHANG);
+    fprintf(stderr,
+            "process %d hangs; %d frames received, %d errors (the last: %s), %d links down (the "
+            "last: %s); child %d has ended with wait status %d\n",
+            (int)getpid(), r->received, r->errors, r->errors ? r->error.msg : "none", r->downs,
+            r->downs ? r->down.msg : "none", (int)dead, status);
     abort();
 }
 
