@@ -9,6 +9,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { CHAINS = 4, ROWS = 4 };
+enum { PREFETCH = 4096 }; /* bytes ahead in the stream of tiles; past the matrix in vain */
 
 /* The 16 lanes of one k. */
 INLINE __m512 lanes(enum sl_mm_codes kind, const uint8_t *p)
@@ -36,6 +37,9 @@ INLINE void rows_of(enum sl_mm_codes kind, int rows, const uint8_t *p, const flo
         for (int i = 0; i < CHAINS; i++) sum[r][i] = _mm512_setzero_ps();
     int64_t k = 0;
     for (; k + CHAINS <= cols; k += CHAINS, p += CHAINS * bytes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS * bytes; i += 64)
+            _mm_prefetch((const char *)p + PREFETCH + i, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int i = 0; i < CHAINS; i++) {
             __m512 w = lanes(kind, p + i * bytes);
