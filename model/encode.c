@@ -58,12 +58,13 @@ uint8_t sl_encode_e4m3(float x)
     return (uint8_t)(sign | round_to_code(x, 3, 7));
 }
 
+/* By comparing with the middles between 0 .5 1 1.5 2 3 4 6: a middle belongs to its even side. */
 uint8_t sl_encode_e2m1(float x)
 {
-    uint8_t sign = (uint8_t)(bits_of(x) >> 28 & 8);
-    if (isnan(x)) return 7;
-    if (fabsf(x) >= SL_E2M1_MAX) return sign | 7;
-    return (uint8_t)(sign | round_to_code(x, 1, 1));
+    float a = fabsf(x);
+    int code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) +
+               (a > 5);
+    return isnan(x) ? 7 : (uint8_t)(code | (bits_of(x) >> 28 & 8));
 }
 
 float sl_decode_bf16(uint16_t h)
@@ -93,8 +94,9 @@ float sl_decode_e4m3(uint8_t c)
 
 float sl_decode_e2m1(uint8_t c)
 {
-    float v = code_value(c & 7, 1, 1);
-    return c & 8 ? -v : v;
+    static const float values[16] = {0,    0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                     -0.f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+    return values[c & 15];
 }
 
 static float largest(const float *x, int64_t n)
@@ -124,13 +126,14 @@ void sl_encode_group_nvfp4(const float x[16], float global, uint8_t codes[8], ui
     for (int i = 0; i < 16; i++) put_nibble(codes, i, s > 0 ? sl_encode_e2m1(x[i] / s) : 0);
 }
 
-/* Encodes with the scale 2^(e - 127); returns the squared error. */
+/* Encodes with the scale 2^(e - 127), 0 <= e <= 254; returns the squared error. */
 static double try_mxfp4(const float x[32], int e, uint8_t codes[16])
 {
+    float scale = ldexpf(1, e - 127), inverse = ldexpf(1, 127 - e);
     double error = 0;
     for (int i = 0; i < 32; i++) {
-        uint8_t c = sl_encode_e2m1(ldexpf(x[i], 127 - e));
-        double d = (double)x[i] - ldexp((double)sl_decode_e2m1(c), e - 127);
+        uint8_t c = sl_encode_e2m1(x[i] * inverse);
+        double d = (double)x[i] - (double)sl_decode_e2m1(c) * (double)scale;
         error += d * d;
         put_nibble(codes, i, c);
     }

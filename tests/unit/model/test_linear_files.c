@@ -83,6 +83,12 @@ static void check(const struct row *r)
     if (sl_weights_open(path, &w, &err)) fail_msg("%s", err.msg);
     if (sl_linear_open(w, r->stem, r->expert, r->n_experts, r->rows, r->cols, &l, &err))
         fail_msg("%s", err.msg);
+    if (r->expert < 0) {
+        int64_t rows_found, cols_found;
+        assert_int_equal(sl_linear_shape(w, r->stem, &rows_found, &cols_found, &err), 0);
+        assert_int_equal(rows_found, r->rows);
+        assert_int_equal(cols_found, r->cols);
+    }
     sl_matrix_row(&l.m, r->row, v);
     const int at[4] = {0, 1, 31, r->cols - 1};
     for (int i = 0; i < 4; i++)
