@@ -70,6 +70,7 @@ int sl_coord_create(const struct sl_coord_params *p, struct sl_coord **out, stru
     c->sample_of = malloc(n * sizeof *c->sample_of);
     c->score_of = malloc(n * sizeof *c->score_of);
     rc = sl_sched_init(&c->sched, p->load.sequences, p->load.block_tokens, p->n_vocab);
+    c->sched.far_from = p->far_from;
     if (rc || !c->fx.v || !c->sample_of || !c->score_of) {
         if (rc) memset(&c->sched, 0, sizeof c->sched);
         sl_coord_destroy(c);

@@ -39,6 +39,7 @@ struct sl_coord;
 struct sl_coord_params {
     struct sl_plan_model model;
     int n_vocab;
+    int far_from;   /* longer sequences use LongRoPE's far frequencies; 0: the model has none */
     int n_adapters; /* LoRA adapters that every stage loads */
     int n_devices;
     const char *const *names; /* [n_devices] for messages */

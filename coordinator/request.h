@@ -55,6 +55,7 @@ struct sl_request {
     int n_counted;   /* prompt tokens already counted as sent */
     int n_scored;    /* rows of a score or logits request passed on */
     int established; /* has drawn a token since REGISTER: its row is a decode row */
+    int far;         /* registered as longer than sl_sched.far_from */
     int preempted;   /* was thrown out at least once */
     int32_t *blocks; /* [n_blocks] its KV blocks; room for n_limit tokens */
     int n_blocks;

@@ -204,9 +204,14 @@ static int blocks_missing(const struct sl_sched *s, const struct sl_request *r, 
     return SL_MAX(0, sl_blocks_for(r->n_sent + n_tokens, s->block_tokens) - r->n_blocks);
 }
 
+static int is_far(const struct sl_sched *s, const struct sl_request *r)
+{
+    return s->far_from > 0 && r->n_tokens > s->far_from;
+}
+
 static uint32_t share_flags(const struct sl_request *r, int n_tokens)
 {
-    uint32_t flags = r->n_sent == 0 ? SL_SEQ_REGISTER : 0;
+    uint32_t flags = r->n_sent > 0 ? 0 : r->far ? SL_SEQ_REGISTER | SL_SEQ_FAR : SL_SEQ_REGISTER;
     if (r->score) return flags | SL_SEQ_SCORE;
     if (r->logits) return flags | SL_SEQ_LOGITS;
     return r->n_sent + n_tokens == r->n_tokens ? flags | SL_SEQ_SAMPLE : flags;
@@ -223,6 +228,7 @@ static void add_share(struct sl_sched *s, struct sl_flight *f, struct sl_request
     memcpy(tokens, r->tokens + r->n_sent, (size_t)n * sizeof *tokens);
     sl_blocks_take(&s->blocks, n_blocks, blocks);
     memcpy(r->blocks + r->n_blocks, blocks, (size_t)n_blocks * sizeof *blocks);
+    if (r->n_sent == 0) r->far = is_far(s, r);
     uint32_t flags = share_flags(r, n);
     int32_t next = r->n_sent + n < r->n_tokens ? r->tokens[r->n_sent + n] : -1;
     f->shares[f->batch.n_seqs] = (struct sl_share){.seq = (uint32_t)r->seq,
@@ -297,6 +303,10 @@ static void take_decodes(struct sl_sched *s, struct sl_flight *f, uint64_t now_n
      * the first ready one out of it (a row, or thrown out itself) or ends the loop. */
     while (cap > 0 && !sl_list_empty(&s->ready) && f->batch.n_rows < s->max_rows) {
         struct sl_request *r = of_link(s->ready.next);
+        if (is_far(s, r) && !r->far) {
+            preempt(s, r);
+            continue;
+        }
         if (!make_room(s, f, r)) {
             if (r->state == SL_REQUEST_WAITING) continue;
             break;

@@ -71,6 +71,8 @@ struct sl_seq_slot {
 struct sl_sched {
     /* fixed */
     int n_slots, block_tokens, n_vocab;
+    int far_from; /* sequences of more tokens are registered as FAR; one that grows beyond is
+                     computed again from its beginning, as every position changes. 0: never */
     int micro_batches, chunk, max_rows; /* from the plan; micro_batches 0 before */
     /* state */
     struct sl_blocks blocks;

@@ -339,6 +339,11 @@ static int read_model(struct sl_service *s, struct sl_err *err)
              : slash           ? slash + 1
                                : s->cluster->model_path);
     s->context = s->cluster->context ? s->cluster->context : s->config.n_ctx_train;
+    if (s->config.n_ctx_limit && s->context > s->config.n_ctx_limit)
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "context %d: beyond %d tokens this model's positions would have to be "
+                          "scaled as it runs, which is not done here; lower it",
+                          s->context, s->config.n_ctx_limit);
     if (s->context > s->config.n_ctx_train)
         sl_log(SL_LOG_WARN, "coord", "context %d is beyond the %d tokens the model was trained for",
                s->context, s->config.n_ctx_train);
@@ -349,8 +354,10 @@ static int read_model(struct sl_service *s, struct sl_err *err)
  * blocks when it needs more). */
 static uint64_t workspace_bytes(const struct sl_config *c)
 {
-    uint64_t heads = (uint64_t)(c->n_heads + c->n_kv_heads) * (uint64_t)c->head_dim;
-    uint64_t row = (uint64_t)c->n_embd + 2 * heads + 2 * (uint64_t)c->n_ff;
+    const struct sl_config_widths w = sl_config_row_widths(c);
+    uint64_t row = 2 * (uint64_t)c->n_embd + (uint64_t)w.q + (uint64_t)w.k + (uint64_t)w.v +
+                   (uint64_t)w.attn + 2 * (uint64_t)w.ff + (uint64_t)w.latent +
+                   (uint64_t)w.q_latent + (uint64_t)w.o_latent + (uint64_t)w.q_a;
     uint64_t logits = (uint64_t)LOGIT_ROWS * (uint64_t)(c->n_vocab + c->n_embd);
     return (SL_MAX_ROWS * row + logits) * sizeof(float);
 }
@@ -358,12 +365,14 @@ static uint64_t workspace_bytes(const struct sl_config *c)
 static int create_coord(struct sl_service *s, struct sl_err *err)
 {
     const struct sl_cluster *c = s->cluster;
-    struct sl_coord_params p = {.n_vocab = s->config.n_vocab,
-                                .n_adapters = c->n_adapters,
-                                .n_devices = c->n_devices,
-                                .names = s->names,
-                                .queue_max = c->queue ? c->queue : 64,
-                                .tokenizer = s->tokenizer};
+    struct sl_coord_params p = {
+        .n_vocab = s->config.n_vocab,
+        .far_from = s->config.ropes[0].scaling == SL_ROPE_LONG ? s->config.ropes[0].n_ctx_orig : 0,
+        .n_adapters = c->n_adapters,
+        .n_devices = c->n_devices,
+        .names = s->names,
+        .queue_max = c->queue ? c->queue : 64,
+        .tokenizer = s->tokenizer};
     s->layer_bytes = calloc((size_t)s->config.n_layers, sizeof *s->layer_bytes);
     if (!s->layer_bytes) return sl_err_set(err, SL_ENOMEM, "no memory for the plan");
     s->workspace_bytes = workspace_bytes(&s->config);

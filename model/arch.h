@@ -8,7 +8,7 @@
 #include "model/config_read.h"
 
 /* Which rows of what is stored a role takes. */
-enum sl_part {
+enum sl_cut {
     SL_PART_WHOLE,
     SL_PART_QKV_Q, /* q, k and v stacked */
     SL_PART_QKV_K,
@@ -31,7 +31,7 @@ enum sl_part {
  * prefix). Stems for matrices, full names for vectors; '*' stands for the number of an expert. */
 struct sl_source {
     const char *name;
-    enum sl_part part;
+    enum sl_cut part;
 };
 
 #define SL_SOURCES 2 /* ways to keep a role in one container; the first that exists is taken */
@@ -65,6 +65,11 @@ extern const struct sl_arch sl_arch_llama, sl_arch_mistral, sl_arch_mixtral, sl_
     sl_arch_qwen2, sl_arch_qwen2_moe, sl_arch_qwen2_vl, sl_arch_qwen3, sl_arch_qwen3_moe,
     sl_arch_phi3, sl_arch_gemma2, sl_arch_gemma3, sl_arch_gpt_oss, sl_arch_deepseek,
     sl_arch_granite;
+
+/* Rows and columns of a role, and which rows of what source `s` names they are; p->name and
+ * p->expert are left alone. */
+void sl_arch_slice(const struct sl_config *c, const struct sl_source *s, enum sl_role role,
+                   int slot, struct sl_place *p);
 
 const struct sl_arch *sl_arch_find(const char *name); /* by `name`; NULL when unknown */
 

@@ -161,7 +161,7 @@ static int is_per_expert(enum sl_role role)
 }
 
 /* Which rows of the stored ones; p->rows is the role's own count. */
-static void cut(const struct sl_config *c, enum sl_part part, enum sl_role role, int slot,
+static void cut(const struct sl_config *c, enum sl_cut part, enum sl_role role, int slot,
                 struct sl_place *p)
 {
     int64_t d = c->head_dim, q = c->n_heads * d, kv = c->n_kv_heads * d;
@@ -225,6 +225,15 @@ static void cut(const struct sl_config *c, enum sl_part part, enum sl_role role,
     }
 }
 
+void sl_arch_slice(const struct sl_config *c, const struct sl_source *s, enum sl_role role,
+                   int slot, struct sl_place *p)
+{
+    p->first = 0;
+    p->turned = 0;
+    extent(c, role, &p->rows, &p->cols);
+    cut(c, s->part, role, slot, p);
+}
+
 int sl_config_place(const struct sl_weights *w, const struct sl_config *c, enum sl_role role,
                     int layer, int slot, struct sl_place *out, struct sl_err *err)
 {
@@ -249,10 +258,7 @@ int sl_config_place(const struct sl_weights *w, const struct sl_config *c, enum 
             out->expert = slot;
             out->n_experts = c->n_heads;
         }
-        out->first = 0;
-        out->turned = 0;
-        extent(c, role, &out->rows, &out->cols);
-        cut(c, s[i].part, role, slot, out);
+        sl_arch_slice(c, &s[i], role, slot, out);
         return 0;
     }
     if (!s[0].name) snprintf(out->name, sizeof out->name, "?");

@@ -11,7 +11,7 @@
 #include "base/sl_assert.h"
 #include "proto/bytes.h"
 
-#define SEQ_FLAGS_ALL (SL_SEQ_REGISTER | SL_SEQ_SAMPLE | SL_SEQ_SCORE | SL_SEQ_LOGITS)
+#define SEQ_FLAGS_ALL (SL_SEQ_REGISTER | SL_SEQ_SAMPLE | SL_SEQ_SCORE | SL_SEQ_LOGITS | SL_SEQ_FAR)
 #define HEAD_WORDS 2      /* n_seqs, n_rows */
 #define SEQ_WORDS 5       /* seq, flags, pos, n_tokens, n_blocks */
 #define SAMPLING_WORDS 13 /* prompt_len, adapter, then sampling without its bias entries */

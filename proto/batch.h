@@ -52,7 +52,9 @@ enum sl_seq_flags {
     SL_SEQ_REGISTER = 1, /* forget what the slot held; prompt_len and sampling are present */
     SL_SEQ_SAMPLE = 2,   /* draw a token from the last row */
     SL_SEQ_SCORE = 4,    /* report log p(next token) for every row; `next` follows the last one */
-    SL_SEQ_LOGITS = 8    /* report the logits of every row */
+    SL_SEQ_LOGITS = 8,   /* report the logits of every row */
+    SL_SEQ_FAR = 16      /* with REGISTER: longer than the context that the model was first trained
+                            for; LongRoPE has other frequencies for it */
 };
 
 /* One sequence's share of a micro-batch. Its rows follow those of the sequence before it. */

@@ -76,7 +76,7 @@ static void turn(struct sl_stage *s, const struct sl_layer *y, const struct sl_b
             own[k] = parts[k];
             own[k].x += (size_t)v->row * (size_t)(parts[k].n_heads * parts[k].head_dim);
         }
-        int far = s->seqs[b->seqs[i].seq].prompt_len > s->c.ropes[0].n_ctx_orig;
+        int far = s->seqs[b->seqs[i].seq].far;
         s->ops->rope(s->b, far ? &s->far : r, own, n_parts, s->pos + v->row, v->n);
     }
 }

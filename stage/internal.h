@@ -36,6 +36,7 @@ struct sl_stage_seq {
     int used;
     int pos; /* positions [0, pos) are in the cache */
     int prompt_len;
+    int far;         /* turns by LongRoPE's frequencies for long sequences */
     uint64_t batch;  /* number of the last micro-batch it had a share in */
     int32_t *blocks; /* block table; owned */
     int n_blocks, cap_blocks;

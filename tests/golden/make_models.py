@@ -44,10 +44,10 @@ MODELS = {
                                          decoder_sparse_step=2), None),
     "qwen3-bias": ("Qwen3Config", dict(head_dim=16, attention_bias=True), None),
     "phi3": ("Phi3Config", dict(sliding_window=20, rope_parameters=dict(rope_type="default", rope_theta=10000.0)), "phi3"),
-    "phi3-longrope": ("Phi3Config", dict(num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=32,
+    "phi3-longrope": ("Phi3Config", dict(num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=16,
                                          tie_word_embeddings=True, rope_parameters=dict(
                                              rope_type="longrope", rope_theta=10000.0, short_factor=SHORT[:6], long_factor=LONG[:6],
-                                             partial_rotary_factor=0.75, original_max_position_embeddings=32)), "phi3"),
+                                             partial_rotary_factor=0.75, original_max_position_embeddings=16)), "phi3"),
     "gemma2": ("Gemma2Config", dict(head_dim=16, query_pre_attn_scalar=24, sliding_window=10, attn_logit_softcapping=5.0,
                                     final_logit_softcapping=9.0, num_hidden_layers=3), "gemma2"),
     "gemma3": ("Gemma3TextConfig", dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=10, num_hidden_layers=3,
@@ -359,8 +359,38 @@ def make(name, root):
     print(f"{name}: seed {seed}, margin {margin:.3f}, std {golden['prompt1.logits'].std():.2f}, {size // 1024} KiB", flush=True)
 
 
+def respell(name, root):
+    """The same models as older hub folders describe and name them."""
+    source, folder = os.path.join(root, RESPELLED[name]), os.path.join(root, name)
+    config = json.load(open(os.path.join(source, "config.json")))
+    weights = load_file(os.path.join(source, "model.safetensors"))
+    rope = config.pop("rope_parameters")
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.51.0"
+    if name == "phi3-longrope-v4":
+        config |= dict(rope_theta=rope["rope_theta"], partial_rotary_factor=rope["partial_rotary_factor"],
+                       rope_scaling=dict(type="longrope", short_factor=rope["short_factor"], long_factor=rope["long_factor"]))
+    else:
+        keep = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "head_dim", "query_pre_attn_scalar", "sliding_window", "max_position_embeddings")
+        config = dict(architectures=["Gemma3ForConditionalGeneration"], model_type="gemma3", torch_dtype="bfloat16",
+                      boi_token_index=90, eoi_token_index=91, image_token_index=92, mm_tokens_per_image=4,
+                      text_config={k: config[k] for k in keep} | dict(model_type="gemma3_text", sliding_window_pattern=3,
+                                                                     rope_scaling=dict(rope_type="linear", factor=8.0)),
+                      vision_config=dict(model_type="siglip_vision_model", hidden_size=8, num_hidden_layers=1))
+        weights = {"language_model." + k: w for k, w in weights.items()}
+        weights["vision_tower.vision_model.post_layernorm.weight"] = torch.ones(8)
+        weights["multi_modal_projector.mm_soft_emb_norm.weight"] = torch.ones(8)
+    os.makedirs(folder, exist_ok=True)
+    json.dump(config, open(os.path.join(folder, "config.json"), "w"), indent=1)
+    save_file(weights, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    save_file(load_file(os.path.join(source, "golden.safetensors")), os.path.join(folder, "golden.safetensors"))
+
+
+RESPELLED = {"phi3-longrope-v4": "phi3-longrope", "gemma3-vision": "gemma3"}
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    for each in sys.argv[2:] or MODELS:
-        make(each, sys.argv[1])
+    for each in sys.argv[2:] or list(MODELS) + list(RESPELLED):
+        (respell if each in RESPELLED else make)(each, sys.argv[1])

@@ -38,21 +38,22 @@ static struct sl_stage_params params(const char *path, int stage, int n, int fro
                                     .kv_type = "f32"};
 }
 
-static int count_layers(const char *path)
+static int count_layers(struct pipeline *p, const char *path)
 {
     static struct sl_config c;
     struct sl_weights *w = NULL;
     struct sl_err e = {0};
     if (sl_weights_open(path, &w, &e) || sl_config_read(w, &c, &e)) fail_msg("%s", e.msg);
     sl_weights_close(w);
+    p->far_from = c.ropes[0].scaling == SL_ROPE_LONG ? c.ropes[0].n_ctx_orig : 0;
     return c.n_layers;
 }
 
 void pipeline_open(struct pipeline *p, struct sl_backend *b, const char *path, int n)
 {
-    int layers = count_layers(path);
-    assert_true(n <= layers && n <= MODEL_STAGES_MAX);
     *p = (struct pipeline){0};
+    int layers = count_layers(p, path);
+    assert_true(n <= layers && n <= MODEL_STAGES_MAX);
     for (int i = 0; i < n; i++) {
         struct sl_stage_params q = params(path, i, n, i * layers / n, (i + 1) * layers / n);
         open_one(p, b, &q);
@@ -63,6 +64,7 @@ void pipeline_open_head(struct pipeline *p, struct sl_backend *b, const char *pa
 {
     struct sl_stage_params q = params(path, 0, 2, 0, n_layers);
     *p = (struct pipeline){0};
+    (void)count_layers(p, path);
     open_one(p, b, &q);
 }
 
@@ -73,24 +75,27 @@ void pipeline_close(struct pipeline *p)
 }
 
 static struct sl_frame *first_frame(struct pipeline *p, const int32_t *tokens, int n, int pos,
-                                    int prompt_len, uint32_t flags)
+                                    int total, uint32_t flags)
 {
     int32_t blocks[BLOCKS];
     struct sl_sampling greedy;
     struct sl_buf packed;
+    int far = p->far_from > 0 && total > p->far_from;
     sl_sampling_default(&greedy);
     for (int i = 0; i < BLOCKS; i++) blocks[i] = BLOCKS - 1 - i; /* out of order on purpose */
     int used = (pos + BLOCK - 1) / BLOCK, want = (pos + n + BLOCK - 1) / BLOCK;
     assert_true(want <= BLOCKS);
     struct sl_batch_seq share = {.seq = 0,
-                                 .flags = flags | (pos == 0 ? SL_SEQ_REGISTER : 0),
+                                 .flags = flags | (pos > 0 ? 0
+                                                   : far   ? SL_SEQ_REGISTER | SL_SEQ_FAR
+                                                           : SL_SEQ_REGISTER),
                                  .pos = pos,
                                  .n_tokens = n,
                                  .n_blocks = want - used,
                                  .tokens = tokens,
                                  .blocks = blocks + used,
                                  .next = -1,
-                                 .prompt_len = prompt_len,
+                                 .prompt_len = total,
                                  .sampling = &greedy};
     struct sl_batch b = {.n_seqs = 1, .n_rows = n, .seqs = &share};
     sl_buf_init(&packed, SL_FRAME_DESC_MAX);
@@ -119,10 +124,10 @@ static struct sl_frame *run(struct pipeline *p, struct sl_frame *f)
     return f;
 }
 
-void pipeline_logits(struct pipeline *p, const int32_t *tokens, int n, int pos, int prompt_len,
+void pipeline_logits(struct pipeline *p, const int32_t *tokens, int n, int pos, int total,
                      float *logits, int n_vocab)
 {
-    struct sl_frame *f = run(p, first_frame(p, tokens, n, pos, prompt_len, SL_SEQ_LOGITS));
+    struct sl_frame *f = run(p, first_frame(p, tokens, n, pos, total, SL_SEQ_LOGITS));
     struct sl_results_in in = {0};
     struct sl_err e = {0};
     assert_int_equal(f->head.kind, SL_FRAME_RESULTS);

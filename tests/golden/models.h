@@ -16,6 +16,7 @@ struct pipeline {
     int n;
     uint64_t weight_bytes; /* of all stages together */
     uint64_t slot;         /* micro-batches run */
+    int far_from;          /* longer sequences turn by other frequencies; 0: the model has none */
 };
 
 /* Cuts the model at even places into n stages; float32 KV cache. Fails the test on errors. */
@@ -24,9 +25,9 @@ void pipeline_open(struct pipeline *p, struct sl_backend *b, const char *path, i
 void pipeline_open_head(struct pipeline *p, struct sl_backend *b, const char *path, int n_layers);
 void pipeline_close(struct pipeline *p);
 
-/* Runs `tokens` from position `pos` of a sequence whose prompt has prompt_len tokens (pos 0 starts
- * it over); logits [n][n_vocab] of its rows. */
-void pipeline_logits(struct pipeline *p, const int32_t *tokens, int n, int pos, int prompt_len,
+/* Runs `tokens` from position `pos` of a sequence that is known to have `total` tokens (pos 0
+ * starts it over); logits [n][n_vocab] of its rows. */
+void pipeline_logits(struct pipeline *p, const int32_t *tokens, int n, int pos, int total,
                      float *logits, int n_vocab);
 /* The residual stream [n][n_embd] that a pipeline_open_head hands on. */
 void pipeline_hidden(struct pipeline *p, const int32_t *tokens, int n, float *x, int n_embd);

@@ -102,17 +102,25 @@ static double check_logits(const struct model *m, const struct prompt *p, int at
     return difference(p->logits, got, (size_t)p->n_logits * (size_t)p->n_vocab);
 }
 
-/* The continuation, one token at a time behind the prompt that has just run. */
+/* The continuation, one token at a time behind the prompt that has just run; all again where a
+ * sequence becomes a long one. */
 static void check_greedy(const struct model *m, struct pipeline *one, const struct prompt *p,
                          int at, float *logits)
 {
     int32_t token = best(logits + (size_t)(p->n - 1) * (size_t)p->n_vocab, p->n_vocab);
+    int32_t all[MODEL_TOKENS_MAX];
+    memcpy(all, p->ids, (size_t)p->n * sizeof *all);
     for (int i = 0; i < p->n_greedy; i++) {
+        int n = p->n + i + 1, again = p->n <= one->far_from && n == one->far_from + 1;
         if (token != p->greedy[i])
             fail_msg("%s %s prompt %d: token %d of the continuation is %d, should be %d", m->name,
                      row, at, i, token, p->greedy[i]);
-        pipeline_logits(one, &token, 1, p->n + i, p->n, logits, p->n_vocab);
-        token = best(logits, p->n_vocab);
+        all[n - 1] = token;
+        if (again)
+            pipeline_logits(one, all, n, 0, n, logits, p->n_vocab);
+        else
+            pipeline_logits(one, &token, 1, n - 1, n, logits, p->n_vocab);
+        token = best(logits + (again ? (size_t)(n - 1) * (size_t)p->n_vocab : 0), p->n_vocab);
     }
 }
 

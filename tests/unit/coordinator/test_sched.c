@@ -195,6 +195,39 @@ static void test_preempt(void **state)
     sl_sched_close(&S);
 }
 
+/* A sequence that grows beyond far_from is computed again as a far one; one that begins beyond it
+ * is far at once. */
+static void test_far(void **state)
+{
+    (void)state;
+    open_sched(4, 4, 40, 1, 64, 64);
+    S.far_from = 8;
+    struct sl_request *a = add(6, 10, 0, 0), *b = add(9, 10, 0, 1);
+    struct sl_flight *f = sl_sched_form(&S, 2);
+    assert_int_equal(f->batch.n_rows, 15);
+    assert_int_equal(f->batch.seqs[0].flags, SL_SEQ_REGISTER | SL_SEQ_SAMPLE);
+    assert_int_equal(f->batch.seqs[1].flags, SL_SEQ_REGISTER | SL_SEQ_SAMPLE | SL_SEQ_FAR);
+    land(f);
+    sl_sched_remove(&S, b);
+    sl_request_destroy(b);
+    for (int n = 7; n <= 8; n++) { /* as many tokens as the model was first trained for: near */
+        f = sl_sched_form(&S, 3);
+        assert_int_equal(a->n_tokens, n);
+        assert_int_equal(f->batch.n_rows, 1);
+        land(f);
+    }
+    f = sl_sched_form(&S, 4);
+    if (!f) f = sl_sched_form(&S, 4);
+    assert_int_equal(S.preemptions, 1);
+    assert_int_equal(f->batch.n_rows, 9);
+    assert_int_equal(f->batch.seqs[0].pos, 0);
+    assert_int_equal(f->batch.seqs[0].flags, SL_SEQ_REGISTER | SL_SEQ_SAMPLE | SL_SEQ_FAR);
+    land(f);
+    f = sl_sched_form(&S, 5);
+    assert_int_equal(f->batch.n_rows, 1);
+    sl_sched_close(&S);
+}
+
 /* A text to be scored is cut like any prompt; each piece brings the token that follows it. */
 static void test_score_pieces(void **state)
 {
@@ -217,9 +250,10 @@ static void test_score_pieces(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cohorts), cmocka_unit_test(test_short_passes_long),
-        cmocka_unit_test(test_chunks),  cmocka_unit_test(test_ageing),
-        cmocka_unit_test(test_preempt), cmocka_unit_test(test_score_pieces),
+        cmocka_unit_test(test_cohorts),      cmocka_unit_test(test_short_passes_long),
+        cmocka_unit_test(test_chunks),       cmocka_unit_test(test_ageing),
+        cmocka_unit_test(test_preempt),      cmocka_unit_test(test_far),
+        cmocka_unit_test(test_score_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
