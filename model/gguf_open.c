@@ -196,11 +196,11 @@ static const char *gguf_path(const void *model)
     return ((const struct gguf_model *)model)->parts[0].path;
 }
 
-static int gguf_part(void *model, int file, struct sl_part *out, struct sl_err *err)
+static int gguf_part(void *model, int file, struct sl_weights_part *out, struct sl_err *err)
 {
     const struct sl_gguf_file *f = &((struct gguf_model *)model)->parts[file];
     (void)err; /* all parts are open */
-    *out = (struct sl_part){.path = f->path, .fd = f->fd, .data = f->head, .size = f->size};
+    *out = (struct sl_weights_part){.path = f->path, .fd = f->fd, .data = f->head, .size = f->size};
     return 0;
 }
 

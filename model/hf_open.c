@@ -207,11 +207,11 @@ static const char *hf_path(const void *model)
     return ((const struct hf_model *)model)->path;
 }
 
-static int hf_part(void *model, int file, struct sl_part *out, struct sl_err *err)
+static int hf_part(void *model, int file, struct sl_weights_part *out, struct sl_err *err)
 {
     struct sl_safetensors *f = &((struct hf_model *)model)->files[file];
     int r = f->mem ? 0 : sl_safetensors_open(f, err);
-    *out = (struct sl_part){.path = f->path, .fd = f->fd, .data = f->mem, .size = f->size};
+    *out = (struct sl_weights_part){.path = f->path, .fd = f->fd, .data = f->mem, .size = f->size};
     return r;
 }
 

@@ -36,7 +36,7 @@ static int by_name(const void *a, const void *b)
 static int twice(struct sl_weights *w, const struct sl_entry *a, const struct sl_entry *b,
                  struct sl_err *err)
 {
-    struct sl_part part = {.path = sl_weights_path(w)};
+    struct sl_weights_part part = {.path = sl_weights_path(w)};
     if (a->t.file > b->t.file || (a->t.file == b->t.file && a->at > b->at)) b = a;
     w->reader->part(w->model, b->t.file, &part, NULL);
     return sl_err_set(err, SL_EINPUT,
@@ -172,7 +172,8 @@ static uint64_t alignment(const struct sl_tensor *t)
 }
 
 /* Touching pages past the end would be a SIGBUS. */
-static int still_there(const struct sl_part *part, const struct sl_tensor *t, struct sl_err *err)
+static int still_there(const struct sl_weights_part *part, const struct sl_tensor *t,
+                       struct sl_err *err)
 {
     struct stat st;
     if (fstat(part->fd, &st) < 0)
@@ -185,7 +186,7 @@ static int still_there(const struct sl_part *part, const struct sl_tensor *t, st
 }
 
 /* Reads a tensor that lies at an odd place into memory of its own. */
-static int copy_tensor(const struct sl_part *part, struct sl_entry *e, struct sl_err *err)
+static int copy_tensor(const struct sl_weights_part *part, struct sl_entry *e, struct sl_err *err)
 {
     const struct sl_tensor *t = &e->t;
     char *copy = malloc(t->bytes ? (size_t)t->bytes : 1);
@@ -208,7 +209,7 @@ static int copy_tensor(const struct sl_part *part, struct sl_entry *e, struct sl
     return 0;
 }
 
-static int map_tensor(const struct sl_part *part, struct sl_entry *e, uint64_t from,
+static int map_tensor(const struct sl_weights_part *part, struct sl_entry *e, uint64_t from,
                       struct sl_err *err)
 {
     const struct sl_tensor *t = &e->t;
@@ -227,7 +228,7 @@ static int map_tensor(const struct sl_part *part, struct sl_entry *e, uint64_t f
 const void *sl_weights_map(struct sl_weights *w, const struct sl_tensor *t, struct sl_err *err)
 {
     struct sl_entry *e = sl_container_of(t, struct sl_entry, t);
-    struct sl_part part;
+    struct sl_weights_part part;
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = t->offset & ~(page - 1);
     int r = w->reader->part(w->model, t->file, &part, err);
     if (r) return NULL;

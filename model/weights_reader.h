@@ -18,7 +18,7 @@ struct sl_entry {
 };
 
 /* Where the bytes of one file are: a descriptor that stays the reader's, or memory. */
-struct sl_part {
+struct sl_weights_part {
     const char *path;
     int fd; /* -1: the file is `data`, `size` bytes */
     const uint8_t *data;
@@ -34,7 +34,7 @@ struct sl_weights_reader {
     struct sl_entry *(*at)(void *model, size_t i);
     const char *(*path)(const void *model);
     /* File `file` (struct sl_tensor), opened on first use. */
-    int (*part)(void *model, int file, struct sl_part *out, struct sl_err *err);
+    int (*part)(void *model, int file, struct sl_weights_part *out, struct sl_err *err);
     /* NULL: the container has no metadata of its own, no JSON, no folder */
     const struct sl_meta *(*meta)(const void *model, const char *key);
     size_t (*meta_count)(const void *model);

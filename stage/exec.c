@@ -36,6 +36,9 @@ int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_
     for (const struct sl_batch_seq *q = b->seqs; q < b->seqs + b->n_seqs; q++) {
         if ((q->flags & SL_SEQ_SCORE) && (q->flags & SL_SEQ_LOGITS))
             return sl_err_set(err, SL_EPROTO, "sequence %u asks for scores and for logits", q->seq);
+        if ((q->flags & SL_SEQ_REGISTER) && q->adapter > s->p.n_adapters)
+            return sl_err_set(err, SL_EPROTO, "sequence %u asks for adapter %d of %d", q->seq,
+                              (int)q->adapter, s->p.n_adapters);
         if (q->next >= s->c.n_vocab)
             return sl_err_set(err, SL_EPROTO, "sequence %u: token %d after its share", q->seq,
                               (int)q->next);

@@ -31,6 +31,8 @@ static void products(struct sl_stage *s, const struct sl_layer *y, const float *
         ops[i] = (struct sl_product){
             &y->w[p[i].role], p[i].bias == NO_BIAS ? NULL : y->v[p[i].bias], p[i].out, p[i].flags};
     s->ops->matmul(s->b, x, n, ops, n_products);
+    for (int i = 0; s->n_runs && i < n_products; i++)
+        sl_stage_lora_add(s, y, p[i].role, x, p[i].out);
 }
 
 static void norm(struct sl_stage *s, const float *x, const float *gain, int n, int dim, float *out)
@@ -239,6 +241,7 @@ static void feed_forward(struct sl_stage *s, struct sl_layer *y, int n, float *x
 void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x)
 {
     int n_layers = s->p.layer_to - s->p.layer_from;
+    sl_stage_lora_begin(s, b);
     for (int i = 0; i < n_layers; i++) {
         attention(s, &s->layers[i], b, x);
         feed_forward(s, &s->layers[i], b->n_rows, x);

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "model/config.h"
 #include "model/linear.h"
+#include "model/lora.h"
 #include "proto/batch.h"
 #include "stage/sample.h"
 #include "stage/stage.h"
@@ -22,6 +23,12 @@ struct sl_layer {
     struct sl_moe moe;                           /* with SL_LAYER_MOE */
     struct sl_kv_view kv;
     struct sl_latent_view latent; /* instead, for latent attention */
+    struct sl_low *low;           /* what adapters add, lora.c's; NULL without any */
+};
+
+/* Neighbouring rows of a micro-batch with one adapter. */
+struct sl_lora_run {
+    int row, n, adapter;
 };
 
 /* Numbers that stay because a backend points into them. */
@@ -36,6 +43,7 @@ struct sl_stage_seq {
     int used;
     int pos; /* positions [0, pos) are in the cache */
     int prompt_len;
+    int adapter;     /* 0: none */
     int far;         /* turns by LongRoPE's frequencies for long sequences */
     uint64_t batch;  /* number of the last micro-batch it had a share in */
     int32_t *blocks; /* block table; owned */
@@ -70,6 +78,7 @@ struct sl_stage {
     int32_t *pos;              /* [max_rows] */
     /* workspace, 64-byte aligned: [max_rows][the widths of config.h] */
     float *norm, *q, *k, *v, *attn, *gate, *up, *half, *latent, *q_latent, *o_latent, *q_a;
+    float *low;             /* [max_rows][low_rank]: rows between the two products of an adapter */
     float *logits, *picked; /* [SL_LOGIT_ROWS][n_vocab], [n_embd]; last stage */
     void *workspace;
     size_t workspace_mapped;
@@ -77,6 +86,11 @@ struct sl_stage {
     struct sl_results results; /* storage for the last stage's answer */
     float *scores;             /* [max_rows] */
     struct sl_buf packed;
+
+    struct sl_lora **adapters; /* [p.n_adapters] */
+    int low_rank;              /* the largest of any adapter */
+    struct sl_lora_run *runs;  /* [SL_BATCH_SEQS_MAX], n_runs of this micro-batch */
+    int n_runs;
 };
 
 static inline int sl_stage_is_first(const struct sl_stage *s)
@@ -109,6 +123,18 @@ int sl_matrix_load(struct sl_matrix_loader *l, enum sl_role role, int layer, int
                    enum sl_use use, struct sl_weight *w, uint64_t *bytes, struct sl_err *err);
 int sl_matrix_flush(struct sl_matrix_loader *l, struct sl_err *err); /* nothing stays open */
 void sl_stage_let_go(struct sl_stage *s);                            /* closes what was kept */
+
+/* lora.c: adapters. Opened before memory is reserved (*bytes: what they will take), read layer by
+ * layer with the weights; begin() finds the rows of a micro-batch that have one, add() adds to out
+ * [n_rows][rows of role] what they add to the product of role and x. */
+int sl_stage_lora_open(struct sl_stage *s, uint64_t *bytes, struct sl_err *err);
+int sl_stage_lora_load(struct sl_stage *s, int layer, struct sl_layer *y, uint64_t *bytes,
+                       struct sl_err *err);
+void sl_stage_lora_unload(struct sl_stage *s, struct sl_layer *y);
+void sl_stage_lora_close(struct sl_stage *s);
+void sl_stage_lora_begin(struct sl_stage *s, const struct sl_batch *b);
+void sl_stage_lora_add(struct sl_stage *s, const struct sl_layer *y, enum sl_role role,
+                       const float *x, float *out);
 
 /* reserve.c: KV cache and workspace; fills info.n_blocks. */
 int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err);

@@ -135,6 +135,9 @@ static int load_layer(struct loader *l, int layer, struct sl_layer *y)
     if (r == 0) r = load_slots(l, SL_ROLE_V_B, layer, y);
     if (r == 0) r = load_experts(l, layer, y);
     if (r == 0) r = sl_matrix_flush(&l->matrices, l->err);
+    uint64_t adapters = 0;
+    if (r == 0) r = sl_stage_lora_load(l->s, layer, y, &adapters, l->err);
+    if (r == 0 && adapters) r = advance(l, adapters);
     if (y->flags & SL_LAYER_MOE) describe_moe(&l->s->c, y);
     return r;
 }
@@ -220,6 +223,7 @@ void sl_stage_unload_weights(struct sl_stage *s)
             for (int k = 0; k < slots; k++) s->ops->unload(s->b, &y->many[role][k]);
             free(y->many[role]);
         }
+        sl_stage_lora_unload(s, y);
     }
     s->ops->unload(s->b, &s->embed);
     s->ops->unload(s->b, &s->head);

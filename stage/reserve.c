@@ -50,6 +50,7 @@ static size_t lay_out_workspace(struct sl_stage *s, char *base)
         {&s->q_latent, rows * (size_t)w.q_latent},
         {&s->o_latent, rows * (size_t)w.o_latent},
         {&s->q_a, rows * (size_t)w.q_a},
+        {&s->low, rows * (size_t)s->low_rank},
         {&s->scores, rows},
         {&s->picked, last ? SL_LOGIT_ROWS * (size_t)c->n_embd : 0},
         {&s->logits, last ? SL_LOGIT_ROWS * (size_t)c->n_vocab : 0},

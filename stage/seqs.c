@@ -29,6 +29,7 @@ static int do_register(struct sl_stage *s, struct sl_stage_seq *q, const struct 
     sl_stage_forget(q);
     q->used = 1;
     q->prompt_len = in->prompt_len;
+    q->adapter = in->adapter;
     q->far = (in->flags & SL_SEQ_FAR) != 0;
     if (!sl_stage_is_last(s)) return 0;
     q->sampling = *in->sampling;

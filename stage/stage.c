@@ -51,19 +51,21 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
     s->ops = sl_backend_ops(b);
     s->p = *p;
     sl_arena_init(&s->small, SL_STAGE_SMALL_MAX);
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, adapters = 0;
     int r = sl_weights_open(p->model, &s->weights, err);
     if (r == 0) r = sl_config_read(s->weights, &s->c, err);
     if (r == 0) r = check_params(p, &s->c, err);
     if (r == 0) r = allocate_tables(s, err);
     if (r == 0) r = sl_stage_weight_bytes(s, &bytes, err);
-    if (r == 0) r = sl_stage_reserve(s, bytes, err);
+    if (r == 0) r = sl_stage_lora_open(s, &adapters, err);
+    if (r == 0) r = sl_stage_reserve(s, bytes + adapters, err);
     if (r == 0) r = sl_stage_load_weights(s, err);
     if (r) {
         sl_stage_destroy(s);
         return r;
     }
     s->p.model = s->p.kv_type = NULL; /* the caller's strings */
+    s->p.adapters = NULL;
     *out = s;
     return 0;
 }
@@ -72,6 +74,7 @@ void sl_stage_destroy(struct sl_stage *s)
 {
     if (!s) return;
     sl_stage_unload_weights(s);
+    sl_stage_lora_close(s);
     sl_stage_unreserve(s);
     for (int i = 0; s->seqs && i < s->p.max_seqs; i++) {
         free(s->seqs[i].blocks);

@@ -70,7 +70,7 @@ struct sl_batch gen_batch(struct gen *g, int seqs_max)
     for (int i = 0; i < b.n_seqs; i++) {
         struct sl_batch_seq *q = &b.seqs[i];
         q->seq = (uint32_t)gen_below(g, SL_SEQS_MAX);
-        q->flags = (uint32_t)gen_below(g, 16);
+        q->flags = (uint32_t)gen_below(g, 32);
         q->n_tokens = 1 + gen_below(g, 7);
         q->pos = gen_below(g, INT32_MAX - q->n_tokens);
         q->n_blocks = gen_below(g, 4);

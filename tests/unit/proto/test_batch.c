@@ -200,7 +200,7 @@ static void test_limits(void **state)
             q.seq = value = SL_SEQS_MAX, word = 2;
             break;
         case 2:
-            q.flags = value = 16 | SL_SEQ_REGISTER, word = 3;
+            q.flags = value = 32 | SL_SEQ_REGISTER, word = 3;
             break;
         case 3:
             q.pos = -1, value = (uint32_t)-1, word = 4;
