@@ -5,7 +5,9 @@
 
 Stages are real processes (launch: local), one CPU each, joined by UCX. --cuts gives each stage's layers, else the plan cuts.
 The limit is what N stages could reach without any bubble: each carries 1/N of the sequences, so N times the speed of one stage
-with 1/N of them. It is below N because a smaller micro-batch reads the same weights for fewer rows.
+with 1/N of them. It is below N because a smaller micro-batch reads and unpacks the same weights for fewer rows.
+--real-time runs all of it with real-time priority (chrt, needs root): on a machine that others use a waking thread else waits for
+their time slices, which a pipeline, with two wake-ups a step, feels far more than a single stage.
 """
 import argparse
 import csv
@@ -18,8 +20,11 @@ import sys
 import tempfile
 
 
+PREFIX = []
+
+
 def output(cmd):
-    return subprocess.run(cmd, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    return subprocess.run(PREFIX + cmd, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 
 def topology(model, cuts, parallel):
@@ -56,8 +61,10 @@ def main():
     p.add_argument("--cuts", help="layers of each stage, first-last, comma separated")
     p.add_argument("--parallel", default="8", help="sequences at once, comma separated")
     p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--real-time", action="store_true", help="run with real-time priority")
     p.add_argument("-o", "--output", required=True)
     args = p.parse_args()
+    PREFIX.extend(["chrt", "-r", "1"] if args.real_time else [])
     cuts = args.cuts.split(",") if args.cuts else [""] * args.stages
     commit = output(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty"]).strip()
     rows = []
