@@ -113,6 +113,8 @@ static int read_gemma3(struct sl_reader *r)
     return e;
 }
 
+static const char *const gemma2_keys[] = {"sliding_window_size", NULL}; /* says it twice */
+
 const struct sl_arch sl_arch_gemma2 = {
     .name = "gemma2",
     .gguf = "gemma2",
@@ -121,6 +123,7 @@ const struct sl_arch sl_arch_gemma2 = {
     .rope_hf = SL_ROPE_NEOX,
     .hf_norm_offset = 1,
     .hf_defaults = gemma2_defaults,
+    .hf_ignored = gemma2_keys,
     .names = gemma2_names,
     .read = read_gemma2,
 };

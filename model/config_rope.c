@@ -12,6 +12,7 @@
 #include "base/sl_assert.h"
 #include "model/arch.h"
 
+#define BASE_MIN 1.001 /* its logarithm is divided by */
 #define BASE_MAX 1e12
 #define FACTOR_MAX 1e6
 #define CTX_MAX (1 << 30) /* tokens */
@@ -76,7 +77,7 @@ static int read_long(struct sl_reader *sub, const json_t *o, struct sl_rope_spec
     double f = (double)s->factor;
     s->magnitude = given > 0 ? given
                    : f <= 1  ? 1
-                             : (float)sqrt(1 + log(f) / log((double)s->n_ctx_orig));
+                             : (float)sqrt(1 + log(f) / log(SL_MAX(2.0, (double)s->n_ctx_orig)));
     return 0;
 }
 
@@ -147,7 +148,7 @@ static int read_object(struct sl_reader *r, const json_t *o, float base, struct 
     if (e || !o) return e;
     e = sl_read_string(&sub, NULL, "type", old, sizeof old);
     if (!e) e = sl_read_string(&sub, NULL, "rope_type", kind, sizeof kind);
-    if (!e) e = sl_read_float(&sub, NULL, "rope_theta", (double)base, 1, BASE_MAX, &s->base);
+    if (!e) e = sl_read_float(&sub, NULL, "rope_theta", (double)base, BASE_MIN, BASE_MAX, &s->base);
     if (!e)
         e = sl_read_int(&sub, NULL, "original_max_position_embeddings", orig, 1, CTX_MAX,
                         &s->n_ctx_orig);
@@ -175,8 +176,10 @@ static int read_hf(struct sl_reader *r, int dims)
     const json_t *global = full || slid ? full : o;
     const json_t *inner = json_object_get(global, "partial_rotary_factor");
     int e = sl_read_float(r, NULL, "partial_rotary_factor", 1, 0, 1, &part);
-    if (!e) e = sl_read_float(r, NULL, "rope_theta", 10000, 1, BASE_MAX, &base);
-    if (!e) e = sl_read_float(r, NULL, "rope_local_base_freq", (double)base, 1, BASE_MAX, &local);
+    if (!e) e = sl_read_float(r, NULL, "rope_theta", 10000, BASE_MIN, BASE_MAX, &base);
+    if (!e)
+        e = sl_read_float(r, NULL, "rope_local_base_freq", (double)base, BASE_MIN, BASE_MAX,
+                          &local);
     if (e) return e;
     if (json_is_number(inner)) part = (float)json_number_value(inner);
     c->rope_dims = (int)((double)dims * (double)part);
@@ -212,7 +215,7 @@ static int read_gguf(struct sl_reader *r, int dims)
     float log_multiplier;
     *s = (struct sl_rope_spec){.factor = 1, .magnitude = 1, .truncate = 1};
     int e = sl_read_int(r, "rope.dimension_count", NULL, dims, 1, SL_HEAD_DIM_MAX, &c->rope_dims);
-    if (!e) e = sl_read_float(r, "rope.freq_base", NULL, 10000, 1, BASE_MAX, &s->base);
+    if (!e) e = sl_read_float(r, "rope.freq_base", NULL, 10000, BASE_MIN, BASE_MAX, &s->base);
     if (e) return e;
     if (c->rope_dims > dims || c->rope_dims % 2)
         return sl_read_refuse(r, SL_EINPUT,
