@@ -2,10 +2,12 @@
  * and residual streams computed elsewhere; and cut into two and three stages against itself.
  *
  * usage: test_golden_models [ROW [MODEL]]. Random weights make every detail count: leaving one out
- * moves logits by 4 % of their standard deviation and more. With a float32 KV cache every row of
- * kernels must meet the float32 line: 1e-3 of the standard deviation, the same best token at every
- * stored position, the same continuation. Models: SLUICE_SHARED/data/models and the ones that this
- * tree keeps itself (make_models.py). */
+ * moves logits by 4 % of their standard deviation and more. With a float32 KV cache `ref` must meet
+ * the float32 line: 1e-3 of the standard deviation, the same best token at every stored position,
+ * the same continuation. The other rows hold activations of integer formats in 16 bits with a scale
+ * per 32, which costs up to 1.1e-3 here (AWQ, attention as peaked as random weights make it; half
+ * precision would cost 4e-3): they are given twice the line, and the same tokens. Models:
+ * SLUICE_SHARED/data/models and the ones that this tree keeps itself (make_models.py). */
 #include <glob.h>
 #include <math.h>
 #include <setjmp.h>
@@ -22,7 +24,8 @@
 #include "tests/lib/safetensors.h"
 
 #define PROMPTS 3
-#define LIMIT 1e-3 /* of the standard deviation */
+#define LIMIT_REF 1e-3  /* of the standard deviation */
+#define LIMIT_FAST 2e-3 /* with activations in 16 bits */
 #define STAGES_MAX 3
 #define MODELS_MAX 256
 #define SKIPPED 77
@@ -35,6 +38,11 @@ static const char *row = "cpu";
 static struct sl_backend *backend;
 static struct model models[MODELS_MAX];
 static int n_models;
+
+static double limit(void)
+{
+    return strcmp(row, "ref") == 0 ? LIMIT_REF : LIMIT_FAST;
+}
 
 static double deviation(const float *x, size_t n)
 {
@@ -159,7 +167,7 @@ static double check_hidden(const struct model *m, const struct safetensors *g,
         pipeline_hidden(&head, p->ids, p->n, x, shape[1]);
         double off = difference(hidden + (size_t)k * rows, x, rows);
         pipeline_close(&head);
-        if (!(off <= LIMIT))
+        if (!(off <= limit()))
             fail_msg("%s %s: after layer %d the residual stream is off by %.2g standard deviations",
                      m->name, row, k - 1, off);
         if (off > worst) worst = off;
@@ -200,7 +208,8 @@ static void test_model(void **state)
     safetensors_close(&g);
     print_message("%s %s: logits off by %.2g, residual stream by %.2g standard deviations\n",
                   m->name, row, worst, hidden);
-    if (!(worst <= LIMIT)) fail_msg("%s %s: off by %.2g standard deviations", m->name, row, worst);
+    if (!(worst <= limit()))
+        fail_msg("%s %s: off by %.2g standard deviations", m->name, row, worst);
 }
 
 /* ---- which models ---------------------------------------------------------------------------- */
