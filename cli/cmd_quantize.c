@@ -1,5 +1,5 @@
-/* cmd_quantize.c - `sluice quantize`: a Hugging Face folder written again in another format. Joins
- * model/quantize.h, which plans and writes, and the kernels' reference decoding of rows. */
+/* cmd_quantize.c - `sluice quantize`: a model written as a Hugging Face folder in another format.
+ * Joins model/quantize.h, which plans and writes, and the reference decoding of rows. */
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -81,17 +81,21 @@ int sl_cmd_quantize(int argc, char **argv)
     int n, help;
     int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 2, &n, &help, &err);
     if (r == 0 && help) {
-        fputs("usage: sluice quantize IN OUT --to FORMAT [options]\n"
-              "\n"
-              "Writes the model IN (a Hugging Face folder, in BF16 or quantized) as folder OUT, "
-              "which must not exist.\n"
-              "Layers are quantized; embeddings, lm_head, norms, routers and vision towers are "
-              "copied, tokenizer\n"
-              "and chat template too. The result is in compressed-tensors' layout, which vLLM and "
-              "transformers read.\n"
-              "GGUF files and experts in one tensor (gpt-oss) are not taken.\n"
-              "\n",
-              stdout);
+        fputs(
+            "usage: sluice quantize IN OUT --to FORMAT [options]\n"
+            "\n"
+            "Writes the model IN (a Hugging Face folder or a GGUF file, in BF16 or quantized) as "
+            "folder OUT, which\nmust not exist.\n"
+            "Layers are quantized; embeddings, lm_head, norms, routers and vision towers are "
+            "copied, tokenizer\n"
+            "and chat template too. The result is in compressed-tensors' layout, which vLLM and "
+            "transformers read.\n"
+            "Of a GGUF file config.json and the tokenizer's files are written too; its embeddings "
+            "become BF16.\n"
+            "GGUF files of gpt-oss and DeepSeek and experts in one tensor (gpt-oss) are not "
+            "taken.\n"
+            "\n",
+            stdout);
         sl_conf_help(rows, SL_ARRAY_LEN(rows));
         return 0;
     }

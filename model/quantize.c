@@ -21,6 +21,7 @@
 #include "base/text.h"
 #include "model/hf.h"
 #include "model/linear.h"
+#include "model/quantize_gguf.h"
 #include "model/quantize_part.h"
 #include "model/safetensors.h"
 
@@ -160,19 +161,40 @@ static int copy_step(struct run *r, const struct sl_out_step *s)
     return e;
 }
 
-static int layer_step(struct run *r, const struct sl_out_step *s)
+struct layer {
+    const struct sl_quantize *q;
+    const struct sl_matrix *m;
+};
+
+static void row_of_layer(void *arg, int64_t row, float *out)
 {
-    const struct sl_out_tensor *t = &r->plan.tensors[s->first];
+    const struct layer *l = arg;
+    l->q->row(l->m, row, out);
+}
+
+static int layer_step(struct run *r, const struct sl_out_step *s, void *const data[SL_OUT_TENSORS])
+{
     struct sl_linear l;
-    void *data[SL_OUT_TENSORS] = {NULL};
     int e = sl_linear_open(r->w, s->stem, -1, 0, s->rows, s->cols, &l, r->err);
     if (e) return e;
+    struct sl_out_rows rows = {s->rows, s->cols, row_of_layer, &(struct layer){r->q, &l.m}};
+    e = sl_out_encode(&rows, s->to, data, s->stem, r->err);
+    sl_linear_close(r->w, &l);
+    return e;
+}
+
+static int made_step(struct run *r, const struct sl_out_step *s)
+{
+    const struct sl_out_tensor *t = &r->plan.tensors[s->first];
+    void *data[SL_OUT_TENSORS] = {NULL};
+    int e = 0;
     for (int i = 0; i < s->n && !e; i++) {
         data[i] = malloc((size_t)t[i].bytes);
         if (!data[i]) e = sl_err_set(r->err, SL_ENOMEM, "layer %s: out of memory", s->stem);
     }
-    if (!e) e = sl_out_encode(&l.m, r->q, s->to, data, s->stem, r->err);
-    sl_linear_close(r->w, &l);
+    if (!e)
+        e = r->plan.model ? sl_out_gguf_step(r->w, r->q, &r->plan, s, data, r->err)
+                          : layer_step(r, s, data);
     for (int i = 0; i < s->n; i++) {
         if (!e) e = write_tensor(r, &t[i], data[i]);
         free(data[i]);
@@ -185,7 +207,7 @@ static int all_steps(struct run *r)
     uint64_t done = 0;
     for (int i = 0; i < r->plan.n_steps; i++) {
         const struct sl_out_step *s = &r->plan.steps[i];
-        int e = s->copy ? copy_step(r, s) : layer_step(r, s);
+        int e = s->copy ? copy_step(r, s) : made_step(r, s);
         if (e) return e;
         for (int k = 0; k < s->n; k++) done += r->plan.tensors[s->first + k].bytes;
         if (r->q->progress)
@@ -197,28 +219,37 @@ static int all_steps(struct run *r)
 static int finish(struct run *r, const char *out)
 {
     int e = close_shards(r, 1);
-    if (!e) e = sl_out_config(r->w, &r->plan, r->q->to, r->dir, r->err);
     if (!e) e = sl_out_index(&r->plan, r->dir, r->err);
-    if (!e) e = sl_out_copy_files(sl_weights_dir(r->w), r->dir, r->err);
+    if (!e && r->plan.model)
+        e = sl_out_gguf_files(&r->plan, r->q->to, r->dir, r->err);
+    else if (!e)
+        e = sl_out_folder_files(r->w, &r->plan, r->q->to, r->dir, r->err);
     if (!e && rename(r->dir, out) != 0)
         e = sl_err_set(r->err, SL_EIO, "%s: cannot be renamed to %s: %s", r->dir, out,
                        strerror(errno));
     return e;
 }
 
+/* What a GGUF file has and cannot be written is found before the first byte is. */
+static int make_plan(struct run *r, struct sl_out_model *model)
+{
+    int e = sl_out_plan_init(&r->plan, r->err);
+    if (e) return e;
+    if (sl_weights_dir(r->w)) return sl_out_plan_make(r->w, r->q->to, &r->plan, r->err);
+    e = sl_out_model_read(r->w, model, r->err);
+    return e ? e : sl_out_gguf_plan(r->w, model, r->q->to, &r->plan, r->err);
+}
+
 int sl_quantize(struct sl_weights *w, const char *out, const struct sl_quantize *q,
                 struct sl_quantize_result *result, struct sl_err *err)
 {
     struct sl_err own = {0};
+    struct sl_out_model model = {0};
     struct run r = {.w = w, .q = q, .err = &own};
     uint64_t shard = q->shard_bytes ? q->shard_bytes : SL_QUANTIZE_SHARD_BYTES;
     SL_ASSERT(q->row && q->to >= 0 && q->to < SL_TO_COUNT);
-    if (!sl_weights_dir(w))
-        return sl_err_set(err, SL_EUNSUPPORTED,
-                          "%s: a GGUF file; quantize reads Hugging Face folders, give the one that "
-                          "the file was made from",
-                          sl_weights_path(w));
-    int e = sl_out_plan_make(w, q->to, shard, &r.plan, &own);
+    int e = make_plan(&r, &model);
+    if (!e) e = sl_out_plan_place(&r.plan, shard, &own);
     if (!e) e = make_folder(&r, out);
     if (!e) e = open_shards(&r);
     if (!e) e = all_steps(&r);
@@ -228,6 +259,7 @@ int sl_quantize(struct sl_weights *w, const char *out, const struct sl_quantize 
     *result =
         (struct sl_quantize_result){r.plan.bytes_in, r.plan.bytes_out, r.plan.layers, r.plan.kept};
     sl_out_plan_close(&r.plan);
+    sl_out_model_close(&model);
     free(r.dir);
     return e ? sl_err_set(err, e, "%s", own.msg) : 0;
 }

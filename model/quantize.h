@@ -1,9 +1,14 @@
-/* quantize.h - a model written again in another format: Hugging Face folder in, folder out.
+/* quantize.h - a model written again in another format: Hugging Face folder or GGUF file in, folder
+ * out.
  *
  * Layers are read in whatever scheme they are in (model/linear.h), so a quantized model can be
  * turned back into BF16 too. Embeddings, lm_head, norms, routers and vision towers are copied. One
  * layer is in memory at a time; shards are written at their final places, in a folder beside the
  * result that is renamed when all is there, so an interrupted run leaves no half model.
+ *
+ * Of a GGUF file the whole folder is made anew: tensors under their family's names and in its order
+ * of rows, config.json, generation_config.json, tokenizer.json and tokenizer_config.json. Embeddings
+ * and lm_head become BF16, norms, biases and routers F32.
  *
  * Written as compressed-tensors (the scheme that other engines read too); bf16 is plain. */
 #ifndef SL_MODEL_QUANTIZE_H
@@ -49,8 +54,8 @@ struct sl_quantize_result {
     int layers, kept; /* layers that were quantized; matrices of layers that could not */
 };
 
-/* Writes w as folder `out`, which must not exist. SL_EUNSUPPORTED for GGUF files and for experts in
- * one tensor, SL_EINPUT for a damaged model, SL_EIO (disk full ...), SL_ENOMEM; nothing is left
+/* Writes w as folder `out`, which must not exist. SL_EUNSUPPORTED for experts in one tensor and
+ * for a GGUF file of a family, or with settings or a tokenizer, that a folder is not written of, SL_EINPUT for a damaged model, SL_EIO (disk full ...), SL_ENOMEM; nothing is left
  * behind then. */
 int sl_quantize(struct sl_weights *w, const char *out, const struct sl_quantize *q,
                 struct sl_quantize_result *result, struct sl_err *err);

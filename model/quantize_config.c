@@ -63,7 +63,7 @@ static json_t *quantization(const struct sl_out_plan *p, enum sl_quantize_to to)
                      "input_activations", input, "output_activations");
 }
 
-static int dump(const json_t *j, const char *dir, const char *name, struct sl_err *err)
+int sl_out_dump(const json_t *j, const char *dir, const char *name, struct sl_err *err)
 {
     char *path = sl_hf_path(dir, name);
     FILE *f = path && j ? fopen(path, "w") : NULL;
@@ -75,11 +75,9 @@ static int dump(const json_t *j, const char *dir, const char *name, struct sl_er
     return r;
 }
 
-int sl_out_config(const struct sl_weights *w, const struct sl_out_plan *p, enum sl_quantize_to to,
-                  const char *dir, struct sl_err *err)
+int sl_out_write_config(json_t *c, const struct sl_out_plan *p, enum sl_quantize_to to,
+                        const char *dir, struct sl_err *err)
 {
-    json_t *c = json_deep_copy(sl_weights_json(w, SL_JSON_CONFIG));
-    if (!c) return sl_err_set(err, SL_ENOMEM, "%s: out of memory", dir);
     json_object_del(c, "quantization_config");
     json_object_del(json_object_get(c, "text_config"), "quantization_config");
     int bad = 0;
@@ -88,10 +86,8 @@ int sl_out_config(const struct sl_weights *w, const struct sl_out_plan *p, enum 
         const char *key = i ? "dtype" : "torch_dtype";
         if (json_object_get(c, key)) bad |= json_object_set_new(c, key, json_string("bfloat16"));
     }
-    int r = bad ? sl_err_set(err, SL_ENOMEM, "%s: out of memory", dir)
-                : dump(c, dir, "config.json", err);
-    json_decref(c);
-    return r;
+    return bad ? sl_err_set(err, SL_ENOMEM, "%s: out of memory", dir)
+               : sl_out_dump(c, dir, "config.json", err);
 }
 
 int sl_out_index(const struct sl_out_plan *p, const char *dir, struct sl_err *err)
@@ -109,7 +105,7 @@ int sl_out_index(const struct sl_out_plan *p, const char *dir, struct sl_err *er
     json_t *j = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)p->bytes_out,
                           "weight_map", map);
     int r = json_object_size(map) == (size_t)p->n_tensors
-                ? dump(j, dir, "model.safetensors.index.json", err)
+                ? sl_out_dump(j, dir, "model.safetensors.index.json", err)
                 : sl_err_set(err, SL_ENOMEM, "%s: out of memory", dir);
     json_decref(j);
     return r;
@@ -146,7 +142,7 @@ static int copy_file(const char *from, const char *to, struct sl_err *err)
     return r;
 }
 
-int sl_out_copy_files(const char *from, const char *dir, struct sl_err *err)
+static int copy_files(const char *from, const char *dir, struct sl_err *err)
 {
     int r = 0;
     DIR *d = opendir(from);
@@ -162,4 +158,14 @@ int sl_out_copy_files(const char *from, const char *dir, struct sl_err *err)
     }
     closedir(d);
     return r;
+}
+
+int sl_out_folder_files(const struct sl_weights *w, const struct sl_out_plan *p,
+                        enum sl_quantize_to to, const char *dir, struct sl_err *err)
+{
+    json_t *c = json_deep_copy(sl_weights_json(w, SL_JSON_CONFIG));
+    int r = c ? sl_out_write_config(c, p, to, dir, err)
+              : sl_err_set(err, SL_ENOMEM, "%s: out of memory", dir);
+    json_decref(c);
+    return r ? r : copy_files(sl_weights_dir(w), dir, err);
 }

@@ -11,8 +11,7 @@
 #define INT_GROUP 32
 
 struct layer {
-    const struct sl_matrix *m;
-    const struct sl_quantize *q;
+    const struct sl_out_rows *m;
     float *row;
     void *const *data;
     const char *stem;
@@ -22,7 +21,7 @@ struct layer {
 /* Reads row n; what is not finite cannot be encoded. */
 static int read_row(struct layer *l, int64_t n)
 {
-    l->q->row(l->m, n, l->row);
+    l->m->get(l->m->arg, n, l->row);
     for (int64_t k = 0; k < l->m->cols; k++)
         if (!isfinite(l->row[k]))
             return sl_err_set(l->err, SL_EINPUT,
@@ -92,10 +91,10 @@ static int global_scale(struct layer *l)
     return 0;
 }
 
-int sl_out_encode(const struct sl_matrix *m, const struct sl_quantize *q, enum sl_quantize_to to,
+int sl_out_encode(const struct sl_out_rows *m, enum sl_quantize_to to,
                   void *const data[SL_OUT_TENSORS], const char *stem, struct sl_err *err)
 {
-    struct layer l = {m, q, malloc((size_t)m->cols * sizeof(float)), data, stem, err};
+    struct layer l = {m, malloc((size_t)m->cols * sizeof(float)), data, stem, err};
     int r = l.row ? 0 : sl_err_set(err, SL_ENOMEM, "layer %s: out of memory", stem);
     if (!r && to == SL_TO_NVFP4) r = global_scale(&l);
     for (int64_t n = 0; n < m->rows && !r; n++) {

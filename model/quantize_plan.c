@@ -184,22 +184,40 @@ static int add_copy(struct sl_out_plan *p, const struct sl_tensor *t, struct sl_
     return add_tensor(p, t->name, "", o, err);
 }
 
-/* A layer in format `to`. */
-static int add_layer(struct sl_out_plan *p, const char *stem, int64_t rows, int64_t cols,
-                     enum sl_quantize_to to, struct sl_err *err)
+int sl_out_add_layer(struct sl_out_plan *p, const struct sl_out_step *step, const char *stem,
+                     int64_t rows, int64_t cols, enum sl_quantize_to to, struct sl_err *err)
 {
     struct sl_out_tensor out[SL_OUT_TENSORS];
     const char *suffixes[SL_OUT_TENSORS];
     struct sl_out_step *s = add_step(p, err);
     if (!s) return SL_ENOMEM;
-    *s = (struct sl_out_step){
-        .stem = sl_arena_strdup(&p->names, stem), .rows = rows, .cols = cols, .to = to};
+    *s = *step;
+    s->stem = sl_arena_strdup(&p->names, stem);
     if (!s->stem) return no_memory(err);
+    s->rows = rows;
+    s->cols = cols;
+    s->to = to;
     s->first = p->n_tensors;
     s->n = sl_out_layer(to, rows, cols, out, suffixes);
     int r = 0;
     for (int i = 0, n = s->n; i < n && !r; i++) r = add_tensor(p, stem, suffixes[i], out[i], err);
     return r;
+}
+
+int sl_out_add_f32(struct sl_out_plan *p, const struct sl_out_step *step, const char *stem,
+                   const char *suffix, const int64_t *shape, int n_dims, struct sl_err *err)
+{
+    struct sl_out_step *s = add_step(p, err);
+    if (!s) return SL_ENOMEM;
+    *s = *step;
+    s->stem = sl_arena_strdup(&p->names, stem);
+    if (!s->stem) return no_memory(err);
+    s->rows = n_dims > 1 ? shape[0] : 1;
+    s->cols = shape[n_dims - 1];
+    s->first = p->n_tensors;
+    s->n = 1;
+    return add_tensor(p, stem, suffix, tensor(SL_F32, n_dims, shape[0], n_dims > 1 ? shape[1] : 0),
+                      err);
 }
 
 static int add_tensor_of_model(struct sl_weights *w, const struct sl_tensor *t,
@@ -230,7 +248,8 @@ static int add_tensor_of_model(struct sl_weights *w, const struct sl_tensor *t,
     if (!fits && json_array_append_new(p->ignore, json_string(stem))) return no_memory(err);
     p->layers += fits;
     p->kept += !fits && is_wanted(stem);
-    return add_layer(p, stem, rows, cols, fits ? to : SL_TO_BF16, err);
+    return sl_out_add_layer(p, &(struct sl_out_step){0}, stem, rows, cols, fits ? to : SL_TO_BF16,
+                            err);
 }
 
 /* ---- places ---------------------------------------------------------------------------------- */
@@ -296,7 +315,7 @@ static int write_header(struct sl_out_plan *p, int shard, const int *order, int 
     return fclose(f) == 0 && p->data[shard] ? 0 : no_memory(err);
 }
 
-static int place(struct sl_out_plan *p, uint64_t shard_bytes, struct sl_err *err)
+int sl_out_plan_place(struct sl_out_plan *p, uint64_t shard_bytes, struct sl_err *err)
 {
     choose_shards(p, shard_bytes);
     size_t shards = (size_t)p->n_shards;
@@ -317,18 +336,22 @@ static int place(struct sl_out_plan *p, uint64_t shard_bytes, struct sl_err *err
     return r;
 }
 
-int sl_out_plan_make(struct sl_weights *w, enum sl_quantize_to to, uint64_t shard_bytes,
-                     struct sl_out_plan *p, struct sl_err *err)
+int sl_out_plan_init(struct sl_out_plan *p, struct sl_err *err)
 {
-    int r = 0;
     *p = (struct sl_out_plan){.ignore = json_array()};
     sl_arena_init(&p->names, NAMES_MAX);
-    if (!p->ignore) return no_memory(err);
+    return p->ignore ? 0 : no_memory(err);
+}
+
+int sl_out_plan_make(struct sl_weights *w, enum sl_quantize_to to, struct sl_out_plan *p,
+                     struct sl_err *err)
+{
+    int r = 0;
     for (size_t i = 0; i < sl_weights_count(w) && !r; i++)
         r = add_tensor_of_model(w, sl_weights_at(w, i), to, p, err);
     if (!r && p->n_tensors == 0)
         r = sl_err_set(err, SL_EINPUT, "%s: no tensors", sl_weights_path(w));
-    return r ? r : place(p, shard_bytes, err);
+    return r;
 }
 
 void sl_out_plan_close(struct sl_out_plan *p)

@@ -255,6 +255,8 @@ struct sl_tok_pre {
  * message. Adds the steps to *split. */
 int sl_tok_pre_open(const char *name, size_t n, const char *where, struct sl_tok_split *split,
                     struct sl_tok_pre *out, struct sl_err *err);
+/* The expressions of a pre-tokenizer that sl_tok_pre_open takes, in PCRE2's dialect; *n of them. */
+const char *const *sl_tok_pre_steps(const char *name, size_t len, int *n);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 

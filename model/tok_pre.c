@@ -186,3 +186,11 @@ int sl_tok_pre_open(const char *name, size_t n, const char *where, struct sl_tok
     }
     return 0;
 }
+
+const char *const *sl_tok_pre_steps(const char *name, size_t len, int *n)
+{
+    const struct pre_row *row = find_row(name, len);
+    SL_ASSERT(row);
+    for (*n = 0; *n < STEPS_MAX && row->steps[*n];) ++*n;
+    return row->steps;
+}
