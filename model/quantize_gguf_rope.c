@@ -104,16 +104,20 @@ static int by_line(const struct sl_config *c, const float *want, struct llama3 *
     double width = (turns[0] - turns[1]) / (smooth[0] - smooth[1]); /* high - low */
     s->low = snap(turns[1] - smooth[1] * width);
     s->high = snap(s->low + width);
-    return fits(c, s, want);
+    if (!fits(c, s, want)) return 0;
+    /* as configurations are written: the lower bound at one turn */
+    struct llama3 usual = {s->factor, 1, snap(s->high / s->low), (int)lround(s->context / s->low)};
+    if (fits(c, &usual, want)) *s = usual;
+    return 1;
 }
 
 static int find_llama3(const struct sl_config *c, const float *want, struct llama3 *s)
 {
-    static const double usual[] = {0, 8, 32, 16, 4, 2, 64};
+    static const double usual[] = {0, 8, 32, 16, 4, 2, 64}; /* 0: the largest */
     double largest = 0;
     for (int i = 0; i < c->rope_dims / 2; i++) largest = fmax(largest, (double)want[i]);
     for (size_t i = 0; i < SL_ARRAY_LEN(usual); i++) {
-        *s = (struct llama3){i ? usual[i] : largest, 1, 4, LLAMA3_CONTEXT};
+        *s = (struct llama3){i ? usual[i] : snap(largest), 1, 4, LLAMA3_CONTEXT};
         if (fits(c, s, want)) return 1;
         s->context = c->ropes[0].n_ctx_orig;
         if (fits(c, s, want)) return 1;

@@ -29,6 +29,9 @@ LONG = [1.5 + 0.7 * i for i in range(8)]
 MODELS = {
     "llama-linear": ("LlamaConfig", dict(rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=10000.0),
                                          head_dim=8), "llama"),
+    "llama3": ("LlamaConfig", dict(head_dim=32, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=64)), "llama"),
     "llama-bias": ("LlamaConfig", dict(attention_bias=True, mlp_bias=True, head_dim=8,
                                        rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)), None),
     "internlm2": ("LlamaConfig", dict(head_dim=8, rope_parameters=dict(rope_type="default", rope_theta=1e6)), "internlm2"),
@@ -42,6 +45,9 @@ MODELS = {
     "qwen3_moe-sparse": ("Qwen3MoeConfig", dict(head_dim=16, num_experts=6, num_experts_per_tok=3, num_hidden_layers=4,
                                          moe_intermediate_size=12, norm_topk_prob=False, mlp_only_layers=[1],
                                          decoder_sparse_step=2), None),
+    "qwen3": ("Qwen3Config", dict(head_dim=16, tie_word_embeddings=True), "qwen3"),
+    "qwen3_moe": ("Qwen3MoeConfig", dict(head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12,
+                                         norm_topk_prob=True), "qwen3moe"),
     "qwen3-bias": ("Qwen3Config", dict(head_dim=16, attention_bias=True), None),
     "phi3": ("Phi3Config", dict(sliding_window=20, rope_parameters=dict(rope_type="default", rope_theta=10000.0)), "phi3"),
     "phi3-longrope": ("Phi3Config", dict(num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=16,
@@ -253,6 +259,10 @@ def twin(arch, c, weights, path):
     if rope["rope_type"] in ("linear", "yarn"):
         m[f"{arch}.rope.scaling.type"] = rope["rope_type"]
         m[f"{arch}.rope.scaling.factor"] = float(rope["factor"])
+    if rope["rope_type"] == "llama3":
+        plain = rope["rope_theta"] ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
+        scaled, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](c, "cpu")
+        t["rope_freqs.weight"] = (plain / scaled.double()).float()
     if rope["rope_type"] in ("yarn", "longrope"):
         m[f"{arch}.rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
     if getattr(c, "sliding_window", None) and arch != "qwen2moe":
