@@ -70,7 +70,7 @@ static int get_id(const struct sl_tokenizer *t, const struct source *in, const c
 
 static int read_tokens(struct sl_tok_vocab *v, const struct source *in)
 {
-    const struct sl_meta *tokens, *types = NULL;
+    const struct sl_meta *tokens = NULL, *types = NULL;
     int r = get_array(in, KEY("tokens"), SL_META_STRING, &tokens);
     if (r == 0 && sl_weights_meta(in->w, KEY("token_type"))) /* else all are normal ones */
         r = get_array(in, KEY("token_type"), SL_META_INT, &types);
@@ -131,7 +131,7 @@ static int read_merge(struct sl_tokenizer *t, const struct source *in, const str
 
 static int read_merges(struct sl_tokenizer *t, const struct source *in, int byte_level)
 {
-    const struct sl_meta *merges;
+    const struct sl_meta *merges = NULL;
     int r = get_array(in, KEY("merges"), SL_META_STRING, &merges);
     if (r != 0) return r;
     if (merges->len > SL_TOK_VOCAB_MAX)
@@ -157,8 +157,8 @@ static int read_merges(struct sl_tokenizer *t, const struct source *in, int byte
 
 static int read_gpt2(struct sl_tokenizer *t, const struct source *in, const char *def, int *bos)
 {
-    const char *pre;
-    size_t n;
+    const char *pre = "";
+    size_t n = 0;
     struct sl_tok_pre is;
     int r = get_string(in, KEY("pre"), def, &pre, &n);
     if (r == 0) r = sl_tok_pre_open(pre, n, in->path, &t->split, &is, in->err);
@@ -179,7 +179,7 @@ static int read_gpt2(struct sl_tokenizer *t, const struct source *in, const char
 
 static int read_scores(struct sl_tokenizer *t, const struct source *in)
 {
-    const struct sl_meta *scores;
+    const struct sl_meta *scores = NULL;
     int r = get_array(in, KEY("scores"), SL_META_FLOAT, &scores);
     if (r != 0) return r;
     if (scores->len != (size_t)t->vocab.n)
@@ -296,8 +296,8 @@ static int read_around(struct sl_tokenizer *t, const struct source *in, int adds
  * name. */
 static int is_phi3(const struct source *in)
 {
-    const char *name;
-    size_t n;
+    const char *name = "";
+    size_t n = 0;
     char text[64] = "";
     if (get_string(in, "general.name", "", &name, &n) != 0) return 0;
     memcpy(text, name, SL_MIN(n, sizeof text - 1));

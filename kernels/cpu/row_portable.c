@@ -22,7 +22,7 @@ static uint32_t float_bits(float f)
     return u;
 }
 
-/* ---- the vector of vec_math.h is one float --------------------------------------------------- */
+/* ---- the vector of vec_math.inc is one float --------------------------------------------------- */
 
 #define VEC float
 #define VEC_LANES 1
@@ -93,7 +93,7 @@ INLINE void v_store(float *p, float x)
     *p = x;
 }
 
-#include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/vec_math.inc"
 
 #define ROUND_MAGIC                                                                                \
     12582912.0f          /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */

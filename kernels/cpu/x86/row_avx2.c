@@ -29,12 +29,12 @@ INLINE float max_of(__m256 v)
     return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
 }
 
-/* ---- the vector of vec_math.h --------------------------------------------------------------- */
+/* ---- the vector of vec_math.inc --------------------------------------------------------------- */
 
 #define VEC __m256
 #define VEC_LANES 8
 #define V(name) _mm256_##name
-#include "kernels/cpu/x86/vec_x86.h"
+#include "kernels/cpu/x86/vec_x86.inc"
 
 INLINE VEC v_div(VEC a, VEC b)
 {
@@ -56,7 +56,7 @@ INLINE VEC v_sign(VEC x, VEC s)
     return _mm256_or_ps(v_abs(x), _mm256_and_ps(_mm256_set1_ps(-0.0f), s));
 }
 
-#include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/vec_math.inc"
 
 #define POW2_MIN -126.0f /* smaller results are zero */
 

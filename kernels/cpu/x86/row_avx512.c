@@ -17,12 +17,12 @@ INLINE __mmask16 mask_of(int64_t n)
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
 }
 
-/* ---- the vector of vec_math.h --------------------------------------------------------------- */
+/* ---- the vector of vec_math.inc --------------------------------------------------------------- */
 
 #define VEC __m512
 #define VEC_LANES 16
 #define V(name) _mm512_##name
-#include "kernels/cpu/x86/vec_x86.h"
+#include "kernels/cpu/x86/vec_x86.inc"
 
 INLINE VEC v_div(VEC a, VEC b)
 {
@@ -45,7 +45,7 @@ INLINE VEC v_sign(VEC x, VEC s)
     return _mm512_or_ps(_mm512_abs_ps(x), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
 }
 
-#include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/vec_math.inc"
 
 #define POW2_MIN -126.0f /* smaller results are zero: subnormals would be slow */
 
