@@ -8,6 +8,7 @@
 
 #include "model/arch.h"
 #include "model/quantize_part.h"
+#include "model/tokenizer.h"
 
 #define SL_OUT_ROLES 3 /* roles that one tensor of a folder holds at most: q, k, v */
 
@@ -43,6 +44,9 @@ int sl_out_model_rope(struct sl_weights *w, struct sl_out_model *m, struct sl_er
 /* quantize_gguf_tok.c: tokenizer.json and tokenizer_config.json, when the file has a tokenizer.
  * What is written has been read back. */
 int sl_out_model_tokenizer(const struct sl_weights *w, struct sl_out_model *m, struct sl_err *err);
+/* Fills files[SL_OUT_TOKENIZER_CONFIG]; `unk`: the tokenizer has an unknown token to name. */
+int sl_out_tokenizer_config(const struct sl_weights *w, const struct sl_tokenizer *t, int unk,
+                            struct sl_out_model *m, struct sl_err *err);
 
 /* Steps of the plan for all tensors of the folder; the plan keeps *m. */
 int sl_out_gguf_plan(struct sl_weights *w, const struct sl_out_model *m, enum sl_quantize_to to,

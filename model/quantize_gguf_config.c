@@ -1,4 +1,5 @@
-/* quantize_gguf_config.c - a GGUF file's hyperparameters as config.json: which class of
+/* quantize_gguf_config.c - a GGUF file's hyperparameters as config.json (and what is beside
+ * tokenizer.json): which class of
  * transformers computes the same, and that class's keys.
  *
  * The class must compute exactly what the file says, so what a family's keys cannot tell (a scale,
@@ -12,7 +13,9 @@
 
 #include "base/sl_assert.h"
 #include "model/quantize_gguf.h"
+#include "model/tok.h"
 
+#define TEMPLATE_KEY "tokenizer.chat_template"
 #define KEY(name) "tokenizer.ggml." name
 #define SAME 1e-5 /* relative difference of scales that float32 metadata may bring */
 
@@ -284,6 +287,67 @@ static int put_ends(const struct sl_weights *w, const struct sl_out_model *m, js
     if (!e && bad) e = sl_err_set(err, SL_ENOMEM, "quantize: out of memory");
     return e;
 }
+
+/* ---- tokenizer_config.json ------------------------------------------------------------------- */
+
+/* One text, or a list of {name, template} when the file names others beside it. */
+static int put_templates(const struct sl_weights *w, json_t *config)
+{
+    const struct sl_meta *plain = sl_weights_meta(w, TEMPLATE_KEY);
+    json_t *list = json_array();
+    int bad = 0;
+    if (plain && plain->type == SL_META_STRING)
+        bad |= json_array_append_new(list, json_pack("{s:s, s:o}", "name", "default", "template",
+                                                     json_stringn(plain->s, plain->len)));
+    for (size_t i = 0; i < sl_weights_meta_count(w); i++) {
+        const char *key;
+        const struct sl_meta *m = sl_weights_meta_nth(w, i, &key);
+        size_t n = strlen(TEMPLATE_KEY ".");
+        if (strncmp(key, TEMPLATE_KEY ".", n) != 0 || m->type != SL_META_STRING) continue;
+        bad |= json_array_append_new(
+            list, json_pack("{s:s, s:o}", "name", key + n, "template", json_stringn(m->s, m->len)));
+    }
+    json_t *one = json_object_get(json_array_get(list, 0), "template");
+    if (json_array_size(list) > 0)
+        bad |= json_object_set(config, "chat_template",
+                               plain && json_array_size(list) == 1 ? one : list);
+    json_decref(list);
+    return bad;
+}
+
+int sl_out_tokenizer_config(const struct sl_weights *w, const struct sl_tokenizer *t, int unk,
+                            struct sl_out_model *m, struct sl_err *err)
+{
+    json_t *config = m->files[SL_OUT_TOKENIZER_CONFIG];
+    int64_t pad = -1;
+    int e = sl_weights_int(w, KEY("padding_token_id"), -1, 0, t->vocab.n - 1, &pad, err);
+    const struct {
+        const char *key;
+        int32_t id;
+    } named[] = {{"bos_token", t->bos},
+                 {"eos_token", t->eos},
+                 {"unk_token", unk ? t->bpe.unk : -1},
+                 {"pad_token", (int32_t)pad}};
+    if (e) return e;
+    int bad = put(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
+    for (size_t i = 0; i < SL_ARRAY_LEN(named); i++) {
+        size_t n;
+        const char *s = named[i].id >= 0 ? sl_tok_vocab_text(&t->vocab, named[i].id, &n) : NULL;
+        bad |= put(config, named[i].key, s ? json_stringn(s, n) : json_null());
+    }
+    bad |= put(config, "add_bos_token", json_boolean(t->n_before));
+    bad |= put(config, "add_eos_token", json_boolean(t->n_after));
+    bad |= put(config, "clean_up_tokenization_spaces", json_false());
+    bad |= put(config, "model_max_length", json_integer(m->c.n_ctx_train));
+    if (bad) return sl_err_set(err, SL_ENOMEM, "quantize: out of memory");
+    return put_templates(w, config)
+               ? sl_err_set(err, SL_EINPUT,
+                            "%s: a chat template is no UTF-8; convert the model again",
+                            sl_weights_path(w))
+               : 0;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 int sl_out_model_read(struct sl_weights *w, struct sl_out_model *m, struct sl_err *err)
 {

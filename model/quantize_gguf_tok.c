@@ -17,7 +17,6 @@
 #include "model/tok_regex.h"
 
 #define KEY(name) "tokenizer.ggml." name
-#define TEMPLATE_KEY "tokenizer.chat_template"
 
 /* Words, numbers, quotes, runs of spaces, lines, other scripts: what pre-tokenizers differ in. */
 static const char probe[] =
@@ -309,60 +308,6 @@ static int put_around(struct writer *x)
     return bad ? no_memory(x) : 0;
 }
 
-/* ---- tokenizer_config.json ------------------------------------------------------------------- */
-
-/* One text, or a list of {name, template} when the file names others beside it. */
-static int put_templates(struct writer *x, json_t *config)
-{
-    const struct sl_meta *plain = sl_weights_meta(x->w, TEMPLATE_KEY);
-    json_t *list = json_array(), *one;
-    int bad = 0;
-    if (plain && plain->type == SL_META_STRING)
-        bad |= json_array_append_new(list, json_pack("{s:s, s:o}", "name", "default", "template",
-                                                     json_stringn(plain->s, plain->len)));
-    for (size_t i = 0; i < sl_weights_meta_count(x->w); i++) {
-        const char *key;
-        const struct sl_meta *m = sl_weights_meta_nth(x->w, i, &key);
-        if (strncmp(key, TEMPLATE_KEY ".", strlen(TEMPLATE_KEY ".")) != 0 ||
-            m->type != SL_META_STRING)
-            continue;
-        bad |= json_array_append_new(list,
-                                     json_pack("{s:s, s:o}", "name", key + strlen(TEMPLATE_KEY "."),
-                                               "template", json_stringn(m->s, m->len)));
-    }
-    one = json_object_get(json_array_get(list, 0), "template");
-    if (json_array_size(list) > 0)
-        bad |= json_object_set(config, "chat_template",
-                               plain && json_array_size(list) == 1 ? one : list);
-    json_decref(list);
-    return bad ? refuse(x, "a chat template that is no UTF-8") : 0;
-}
-
-static int put_config(struct writer *x, const struct sl_out_model *m, json_t *config)
-{
-    const struct sl_tokenizer *t = x->t;
-    int64_t pad = -1;
-    int e = sl_weights_int(x->w, KEY("padding_token_id"), -1, 0, t->vocab.n - 1, &pad, x->err);
-    const struct {
-        const char *key;
-        int32_t id;
-    } named[] = {{"bos_token", t->bos},
-                 {"eos_token", t->eos},
-                 {"unk_token", x->spm ? t->bpe.unk : -1},
-                 {"pad_token", (int32_t)pad}};
-    if (e) return e;
-    int bad =
-        json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
-    for (size_t i = 0; i < SL_ARRAY_LEN(named); i++)
-        bad |= json_object_set_new(config, named[i].key,
-                                   named[i].id >= 0 ? token_text(x, named[i].id) : json_null());
-    bad |= json_object_set_new(config, "add_bos_token", json_boolean(t->n_before));
-    bad |= json_object_set_new(config, "add_eos_token", json_boolean(t->n_after));
-    bad |= json_object_set_new(config, "clean_up_tokenization_spaces", json_false());
-    bad |= json_object_set_new(config, "model_max_length", json_integer(m->c.n_ctx_train));
-    return bad ? no_memory(x) : put_templates(x, config);
-}
-
 /* ---- the whole ------------------------------------------------------------------------------- */
 
 static int read_back(struct writer *x, const struct sl_out_model *m)
@@ -407,7 +352,7 @@ int sl_out_model_tokenizer(const struct sl_weights *w, struct sl_out_model *m, s
     if (!e) e = x.spm ? put_spaces(&x) : put_bytes(&x);
     if (!e) e = put_around(&x);
     if (!e) e = put_model(&x);
-    if (!e) e = put_config(&x, m, config);
+    if (!e) e = sl_out_tokenizer_config(w, x.t, x.spm, m, err);
     if (!e) e = read_back(&x, m);
     sl_tokenizer_close(x.t);
     return e;
