@@ -59,7 +59,7 @@ static int best(const float *x, int n)
 static void remove_folder(const char *dir)
 {
     glob_t g;
-    char pattern[600];
+    char pattern[640];
     snprintf(pattern, sizeof pattern, "%s/*", dir);
     if (glob(pattern, 0, NULL, &g) == 0)
         for (size_t i = 0; i < g.gl_pathc; i++) unlink(g.gl_pathv[i]);
