@@ -31,9 +31,7 @@ static const struct sl_conf_row rows[] = {
     {SL_CONF_INT, "--chunks", "N", AT(chunks), "only the first N chunks (default: all)", 1,
      1 << 24},
     {SL_CONF_STRING, "--save-logits", "FILE", AT(save),
-     "store log-probabilities, for --kl-base with another model (2 bytes a token of the vocabulary "
-     "and scored position)",
-     0, 0},
+     "store log-probabilities for --kl-base (2 bytes a scored position and token)", 0, 0},
     {SL_CONF_STRING, "--kl-base --kl-divergence-base", "FILE", AT(base),
      "KL divergence from the log-probabilities stored in FILE", 0, 0},
     {SL_CONF_FLAG, "--json", NULL, AT(json), "one JSON object", 0, 0},

@@ -25,7 +25,7 @@ struct product {
 static void products(struct sl_stage *s, const struct sl_layer *y, const float *x, int n,
                      const struct product *p, int n_products)
 {
-    struct sl_product ops[PRODUCTS_MAX];
+    struct sl_product ops[PRODUCTS_MAX] = {0};
     SL_ASSERT(n_products <= PRODUCTS_MAX);
     for (int i = 0; i < n_products; i++)
         ops[i] = (struct sl_product){

@@ -42,7 +42,7 @@ class ApiTest(unittest.TestCase):
 
     def test_models(self):
         models = self.client.models.list().data
-        self.assertEqual([m.id for m in models], ["Fake Model"])
+        self.assertEqual([m.id for m in models], ["Fake Model", "fake-adapter"])
 
     def test_chat(self):
         r = self.client.chat.completions.create(model="default", messages=CHAT)
@@ -142,7 +142,7 @@ class KeyTest(unittest.TestCase):
         server = Server("--key", "sk-right")
         with self.assertRaises(openai.AuthenticationError):
             server.client("sk-wrong").models.list()
-        self.assertEqual(len(server.client("sk-right").models.list().data), 1)
+        self.assertEqual(len(server.client("sk-right").models.list().data), 2)
         self.assertEqual(server.stop(), 0)
 
 

@@ -200,7 +200,7 @@ def check_ppl(model, tokenizes):
 
 
 def check_inspect(model):
-    got = parse(call("inspect", model, "--json"), ["file", "config", "bytes", "formats", "tensors", "metadata"])
+    got = parse(call("inspect", model, "--json"), ["file", "container", "quantization", "config", "parameters", "text", "bytes", "formats", "tensors", "metadata"])
     assert sum(t["bytes"] for t in got["tensors"]) == sum(got["formats"].values()), got["formats"]
     assert len(got["bytes"]["layers"]) == got["config"]["layers"], got["bytes"]
 
