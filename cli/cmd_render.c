@@ -30,7 +30,7 @@ struct settings {
 
 static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-m --model", "MODEL", AT(model),
-     "the model whose chat template and special tokens to use: a .gguf file, a Hugging Face "
+     "the model whose template and tokens to use: a .gguf file, a Hugging Face "
      "folder, or smollm2",
      0, 0},
     {SL_CONF_STRING, "--template --chat-template --chat-template-file", "FILE", AT(template_file),
