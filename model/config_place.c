@@ -274,53 +274,6 @@ int sl_config_place(const struct sl_weights *w, const struct sl_config *c, enum 
 /* ---- the other way: does a name belong to the model? ------------------------------------------
  */
 
-/* What may follow the stem of a linear layer: the parts of all schemes (model/linear.h judges
- * them), and scales of activations and of a quantized KV cache, which are not used here. */
-static int is_part_of_linear(const char *rest)
-{
-    static const char *const parts[] = {".weight",
-                                        ".scale",
-                                        ".input_scale",
-                                        "",
-                                        "_blocks",
-                                        "_scales",
-                                        ".weight_scale",
-                                        ".weight_scale_inv",
-                                        ".weight_scale_2",
-                                        ".weight_packed",
-                                        ".weight_shape",
-                                        ".weight_zero_point",
-                                        ".weight_g_idx",
-                                        ".weight_global_scale",
-                                        ".input_global_scale",
-                                        ".input_zero_point",
-                                        ".input_scale_ub",
-                                        ".activation_scale",
-                                        ".pre_quant_scale",
-                                        ".qweight",
-                                        ".qzeros",
-                                        ".scales",
-                                        ".g_idx",
-                                        ".SCB",
-                                        ".weight_format",
-                                        ".qscale_weight",
-                                        ".qscale_act",
-                                        ".k_scale",
-                                        ".v_scale",
-                                        ".q_scale",
-                                        ".output_scale",
-                                        ".trellis",
-                                        ".suh",
-                                        ".svh",
-                                        ".q_weight",
-                                        ".q_scale_max",
-                                        ".q_groups",
-                                        ".q_invperm"};
-    for (size_t i = 0; i < SL_ARRAY_LEN(parts); i++)
-        if (strcmp(parts[i], rest) == 0) return 1;
-    return strncmp(rest, ".weight.", 8) == 0; /* bitsandbytes */
-}
-
 /* What is left of `name` behind a pattern with '*', or NULL. */
 static const char *match(const char *pattern, const char *name, int n_experts)
 {
@@ -348,7 +301,7 @@ int sl_arch_explains(const struct sl_arch *a, const struct sl_config *c, const c
         for (int i = 0; i < SL_SOURCES && s[i].name; i++) {
             const char *rest = match(s[i].name, name, c->n_experts);
             if (!rest) continue;
-            if (sl_role_is_matrix((enum sl_role)role) ? is_part_of_linear(rest) : *rest == 0)
+            if (sl_role_is_matrix((enum sl_role)role) ? sl_linear_is_part(rest) : *rest == 0)
                 return 1;
         }
     }

@@ -67,11 +67,6 @@ uint8_t sl_encode_e2m1(float x)
     return isnan(x) ? 7 : (uint8_t)(code | (bits_of(x) >> 28 & 8));
 }
 
-float sl_decode_bf16(uint16_t h)
-{
-    return float_of((uint32_t)h << 16);
-}
-
 /* The other way: a code without its sign. */
 static float code_value(uint32_t code, int man, int bias)
 {

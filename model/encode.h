@@ -19,7 +19,6 @@ uint16_t sl_encode_bf16(float x); /* NaN stays NaN, overflow becomes infinity */
 uint16_t sl_encode_f16(float x);  /* the same */
 uint8_t sl_encode_e4m3(float x);  /* +-448 at most; NaN is 0x7f */
 uint8_t sl_encode_e2m1(float x);  /* 4 bits, +-6 at most; NaN is +6 */
-float sl_decode_bf16(uint16_t h);
 float sl_decode_f16(uint16_t h);
 float sl_decode_e4m3(uint8_t c);
 float sl_decode_e2m1(uint8_t c);

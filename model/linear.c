@@ -19,6 +19,8 @@
 
 #define INSTEAD "use the model in BF16, FP8, NVFP4, MXFP4, AWQ or GPTQ, or as a GGUF file"
 
+#define BNB ".weight." /* bitsandbytes puts its tables under the tensor's name */
+
 /* Tensors that no scheme of ours has. */
 static const struct stranger {
     const char *suffix, *says;
@@ -44,34 +46,77 @@ static const struct stranger {
                        "adapter"},
 };
 
-/* Every tensor that belongs to a layer's weights, for its size. */
-static const char *const parts[] = {
-    "",
-    ".weight",
-    ".weight_packed",
-    ".qweight",
-    "_blocks",
-    "_scales",
-    ".scale",
-    ".scales",
-    ".qzeros",
-    ".g_idx",
-    ".weight_scale",
-    ".weight_scale_inv",
-    ".weight_scale_2",
-    ".weight_global_scale",
-    ".weight_zero_point",
-    ".weight_g_idx",
-    ".weight_shape",
-    ".qscale_weight",
-    ".SCB",
-    ".weight.absmax",
-    ".weight.quant_map",
-    ".weight.nested_absmax",
-    ".weight.nested_quant_map",
-    ".weight.quant_state.bitsandbytes__nf4",
-    ".weight.quant_state.bitsandbytes__fp4",
+/* Every tensor that may stand under a layer's stem: whether its bytes are the layer's, and whether
+ * it only goes with codes that are another tensor (scales, zero points; also what activations or a
+ * quantized KV cache would need, which is not used here). */
+static const struct part {
+    const char *suffix;
+    int counted, beside;
+} parts[] = {
+    {"", 1, 0},
+    {".weight", 1, 0},
+    {".weight_packed", 1, 0},
+    {".qweight", 1, 0},
+    {"_blocks", 1, 0},
+    {"_scales", 1, 0},
+    {".scale", 1, 0},
+    {".scales", 1, 1},
+    {".qzeros", 1, 1},
+    {".g_idx", 1, 1},
+    {".weight_scale", 1, 1},
+    {".weight_scale_inv", 1, 1},
+    {".weight_scale_2", 1, 1},
+    {".weight_global_scale", 1, 1},
+    {".weight_zero_point", 1, 1},
+    {".weight_g_idx", 1, 1},
+    {".weight_shape", 1, 1},
+    {".qscale_weight", 1, 1},
+    {".SCB", 1, 1},
+    {BNB "absmax", 1, 1},
+    {BNB "quant_map", 1, 1},
+    {BNB "nested_absmax", 1, 1},
+    {BNB "nested_quant_map", 1, 1},
+    {BNB "quant_state.bitsandbytes__nf4", 1, 1},
+    {BNB "quant_state.bitsandbytes__fp4", 1, 1},
+    {".weight_format", 0, 1},
+    {".input_scale", 0, 1},
+    {".input_global_scale", 0, 1},
+    {".input_scale_ub", 0, 1},
+    {".activation_scale", 0, 1},
+    {".qscale_act", 0, 1},
+    {".input_zero_point", 0, 0},
+    {".pre_quant_scale", 0, 0},
+    {".k_scale", 0, 0},
+    {".v_scale", 0, 0},
+    {".q_scale", 0, 0},
+    {".output_scale", 0, 0},
+    {".trellis", 0, 0},
+    {".suh", 0, 0},
+    {".svh", 0, 0},
+    {".q_weight", 0, 0},
+    {".q_scale_max", 0, 0},
+    {".q_groups", 0, 0},
+    {".q_invperm", 0, 0},
 };
+
+int sl_linear_is_part(const char *rest)
+{
+    for (size_t i = 0; i < SL_ARRAY_LEN(parts); i++)
+        if (strcmp(parts[i].suffix, rest) == 0) return 1;
+    return strncmp(rest, BNB, strlen(BNB)) == 0;
+}
+
+size_t sl_linear_beside(const char *name)
+{
+    const char *bnb = strstr(name, BNB);
+    size_t n = strlen(name);
+    if (bnb) return (size_t)(bnb - name);
+    for (size_t i = 0; i < SL_ARRAY_LEN(parts); i++) {
+        size_t k = strlen(parts[i].suffix);
+        if (parts[i].beside && n > k && strcmp(name + n - k, parts[i].suffix) == 0) return n - k;
+    }
+    return 0;
+}
 
 const struct sl_tensor *sl_linear_find(const struct sl_weights *w, const char *stem,
                                        const char *suffix)
@@ -343,7 +388,8 @@ int sl_linear_bytes(const struct sl_weights *w, const char *stem, int expert, in
                           "again",
                           sl_weights_path(w), stem);
     for (size_t i = 0; i < SL_ARRAY_LEN(parts); i++) {
-        const struct sl_tensor *t = sl_linear_find(w, stem, parts[i]);
+        const struct sl_tensor *t =
+            parts[i].counted ? sl_linear_find(w, stem, parts[i].suffix) : NULL;
         if (t) sum += t->bytes;
     }
     *bytes = expert < 0 ? sum : sum / (uint64_t)n_experts;

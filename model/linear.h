@@ -28,6 +28,12 @@ struct sl_linear {
     void *made[SL_LINEAR_PARTS];
 };
 
+/* May `rest` follow the stem of a layer in the name of a tensor? */
+int sl_linear_is_part(const char *rest);
+/* Bytes of the stem when the tensor `name` only goes with codes in another one (a scale, a zero
+ * point); else 0. Whether there are such codes, sl_linear_exists says. */
+size_t sl_linear_beside(const char *name);
+
 /* Is there a linear layer of this name? */
 int sl_linear_exists(const struct sl_weights *w, const char *stem);
 

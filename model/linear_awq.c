@@ -73,12 +73,7 @@ static int open_gemm(struct sl_linear_job *j, struct sl_piece *q)
     struct sl_piece s;
     int64_t groups = 0, size = j->cols;
     int r = sl_job_shape(j, q, j->cols, j->rows / PER_WORD);
-    if (!r) r = sl_job_take(j, ".scales", 0, &s);
-    if (r) return r;
-    groups = s.n_dims < 2 ? 1 : s.ne[1];
-    r = sl_job_shape(j, &s, groups, j->rows);
-    if (!r) r = sl_check_scales(j, &s);
-    if (!r) r = sl_job_group(j, s.t, groups, &size);
+    if (!r) r = sl_job_group_scales(j, &s, &groups, &size);
     if (r) return r;
     uint8_t *codes = sl_job_alloc(j, (uint64_t)(j->rows * j->cols / 2));
     uint8_t *zeros = codes ? sl_job_alloc(j, (uint64_t)(j->rows * groups)) : NULL;

@@ -92,6 +92,16 @@ int sl_job_group(const struct sl_linear_job *j, const struct sl_tensor *t, int64
                       groups, j->cols);
 }
 
+int sl_job_group_scales(struct sl_linear_job *j, struct sl_piece *s, int64_t *groups, int64_t *size)
+{
+    int r = sl_job_take(j, ".scales", 0, s);
+    if (r) return r;
+    *groups = s->n_dims < 2 ? 1 : s->ne[1];
+    r = sl_job_shape(j, s, *groups, j->rows);
+    if (!r) r = sl_check_scales(j, s);
+    return r ? r : sl_job_group(j, s->t, *groups, size);
+}
+
 static int find_bits(const struct sl_linear_job *j, const struct sl_piece *p, int *bits)
 {
     static const int known[] = {4, 8, 2};

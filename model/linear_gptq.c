@@ -106,12 +106,7 @@ int sl_linear_gptq(struct sl_linear_job *j)
     if (!r) r = find_bits(j, &q, &bits);
     if (!r && j->cols % 2)
         r = sl_job_bad(j, q.t, SL_EUNSUPPORTED, "an odd number of inputs, %" PRId64, j->cols);
-    if (!r) r = sl_job_take(j, ".scales", 0, &s);
-    if (r) return r;
-    groups = s.n_dims < 2 ? 1 : s.ne[1];
-    r = sl_job_shape(j, &s, groups, j->rows);
-    if (!r) r = sl_check_scales(j, &s);
-    if (!r) r = sl_job_group(j, s.t, groups, &size);
+    if (!r) r = sl_job_group_scales(j, &s, &groups, &size);
     if (!r) r = sl_job_order(j, ".g_idx", groups, size, &order);
     if (r) return r;
     uint8_t *zeros = sl_job_alloc(j, (uint64_t)(j->rows * groups));

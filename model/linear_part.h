@@ -109,6 +109,9 @@ int sl_order_by_group(const struct sl_linear_job *j, const struct sl_tensor *t,
 /* Columns of a group when a row has `groups` scales, from config.json or by division. */
 int sl_job_group(const struct sl_linear_job *j, const struct sl_tensor *t, int64_t groups,
                  int64_t *size);
+/* The tensor ".scales", one row of outputs a group (AWQ, GPTQ), checked; and its groups. */
+int sl_job_group_scales(struct sl_linear_job *j, struct sl_piece *s, int64_t *groups,
+                        int64_t *size);
 /* The order that an index of groups means; NULL when it is absent or changes nothing. */
 int sl_job_order(struct sl_linear_job *j, const char *suffix, int64_t groups, int64_t size,
                  int32_t **order);

@@ -1,12 +1,10 @@
 /* lora.c - reads LoRA adapters; see lora.h. */
 #include "model/lora.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <jansson.h>
 
@@ -170,12 +168,12 @@ static int is_adaptable(const struct sl_lora *l, const char *module)
     return 0;
 }
 
-static struct module *find_module(struct sl_lora *l, const char *name, size_t n, int create)
+/* The kind of that name, made when it is new; NULL: no memory, or too many. */
+static struct module *get_module(struct sl_lora *l, const char *name)
 {
     for (int i = 0; i < l->n_modules; i++)
-        if (strlen(l->modules[i].name) == n && memcmp(l->modules[i].name, name, n) == 0)
-            return &l->modules[i];
-    if (!create || l->n_modules == MODULES_MAX) return NULL;
+        if (strcmp(l->modules[i].name, name) == 0) return &l->modules[i];
+    if (l->n_modules == MODULES_MAX) return NULL;
     struct module *m = &l->modules[l->n_modules];
     m->a = calloc((size_t)l->c.n_layers, sizeof *m->a);
     m->b = calloc((size_t)l->c.n_layers, sizeof *m->b);
@@ -184,8 +182,7 @@ static struct module *find_module(struct sl_lora *l, const char *name, size_t n,
         free(m->b);
         return NULL;
     }
-    memcpy(m->name, name, n);
-    m->name[n] = 0;
+    snprintf(m->name, sizeof m->name, "%s", name);
     l->n_modules++;
     return m;
 }
@@ -224,7 +221,7 @@ static int take_tensor(struct sl_lora *l, const struct sl_tensor *t, struct sl_e
     char module[MODULE_LEN];
     snprintf(module, sizeof module, "%.*s", (int)(end - at), at);
     if (!is_adaptable(l, module)) return refuse_tensor(l, t->name, err);
-    struct module *m = find_module(l, module, strlen(module), 1);
+    struct module *m = get_module(l, module);
     if (!m) return sl_err_set(err, SL_ENOMEM, "%s: no memory", l->path);
     const struct sl_tensor **to = is_a ? &m->a[layer] : &m->b[layer];
     if (*to)
@@ -343,22 +340,6 @@ uint64_t sl_lora_bytes(const struct sl_lora *l, int from, int to)
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-/* All bytes of a tensor. */
-static int read_bytes(struct sl_lora *l, const struct sl_tensor *t, void *to, struct sl_err *err)
-{
-    uint64_t done = 0;
-    while (done < t->bytes) {
-        ssize_t k = pread(l->file.fd, (char *)to + done, (size_t)(t->bytes - done),
-                          (off_t)(t->offset + done));
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0)
-            return sl_err_set(err, k < 0 ? SL_EIO : SL_EINPUT, "%s: tensor %s: %s", l->path,
-                              t->name, k < 0 ? strerror(errno) : "the file ends inside it");
-        done += (uint64_t)k;
-    }
-    return 0;
-}
-
 /* The stored row behind row r of a role: its slice of a fused layer, and the order of the container
  * (GGUF keeps rotation pairs of q and k side by side: row 2i + j of a head is row j*d/2 + i). */
 static int64_t stored_row(const struct sl_lora *l, enum sl_role role, const struct sl_place *p,
@@ -390,8 +371,8 @@ int sl_lora_read(struct sl_lora *l, enum sl_role role, int layer, struct sl_lora
     out->bytes[1] = malloc((size_t)p.rows * row);
     if (!whole || !out->bytes[0] || !out->bytes[1])
         r = sl_err_set(err, SL_ENOMEM, "%s: no memory for %s", l->path, a->name);
-    if (r == 0) r = read_bytes(l, a, out->bytes[0], err);
-    if (r == 0) r = read_bytes(l, b, whole, err);
+    if (r == 0) r = sl_safetensors_pread(&l->file, out->bytes[0], (size_t)a->bytes, a->offset, err);
+    if (r == 0) r = sl_safetensors_pread(&l->file, whole, (size_t)b->bytes, b->offset, err);
     for (int64_t i = 0; r == 0 && i < p.rows; i++)
         memcpy((char *)out->bytes[1] + (size_t)i * row,
                whole + (size_t)stored_row(l, role, &p, i) * row, row);

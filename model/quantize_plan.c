@@ -43,29 +43,8 @@ static size_t stem_of(const char *name)
 /* Is it part of a layer whose codes are another tensor? Then the layer takes care of it. */
 static int is_part(const struct sl_weights *w, const char *name)
 {
-    static const char *const suffixes[] = {".weight_scale",
-                                           ".weight_scale_inv",
-                                           ".weight_scale_2",
-                                           ".weight_global_scale",
-                                           ".input_scale",
-                                           ".input_global_scale",
-                                           ".activation_scale",
-                                           ".weight_zero_point",
-                                           ".weight_g_idx",
-                                           ".weight_shape",
-                                           ".qzeros",
-                                           ".scales",
-                                           ".g_idx",
-                                           ".SCB",
-                                           ".weight_format",
-                                           ".qscale_weight",
-                                           ".qscale_act",
-                                           ".input_scale_ub"};
     char stem[SL_TENSOR_NAME_MAX];
-    const char *bnb = strstr(name, ".weight.");
-    size_t n = bnb ? (size_t)(bnb - name) : 0;
-    for (size_t i = 0; i < SL_ARRAY_LEN(suffixes) && !n; i++)
-        if (ends_with(name, suffixes[i])) n = strlen(name) - strlen(suffixes[i]);
+    size_t n = sl_linear_beside(name);
     if (!n) return 0;
     memcpy(stem, name, n);
     stem[n] = 0;

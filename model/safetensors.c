@@ -224,9 +224,8 @@ static int read_tensors(struct sl_safetensors *f, int file, json_t *head, struct
     return 0;
 }
 
-/* n bytes at `at`, which lie inside the file as it was. */
-static int read_bytes(struct sl_safetensors *f, void *out, size_t n, uint64_t at,
-                      struct sl_err *err)
+int sl_safetensors_pread(const struct sl_safetensors *f, void *out, size_t n, uint64_t at,
+                         struct sl_err *err)
 {
     if (f->mem) {
         memcpy(out, f->mem + at, n);
@@ -250,7 +249,7 @@ static int read_header(struct sl_safetensors *f, int file, struct sl_err *err)
     uint8_t prefix[64];
     uint64_t n;
     size_t first = (size_t)SL_MIN(f->size, sizeof prefix);
-    int r = read_bytes(f, prefix, first, 0, err);
+    int r = sl_safetensors_pread(f, prefix, first, 0, err);
     if (r) return r;
     if (sl_is_lfs_pointer(prefix, first))
         return sl_err_set(err, SL_EINPUT, "%s: %s", f->path, SL_LFS_REMEDY);
@@ -269,7 +268,7 @@ static int read_header(struct sl_safetensors *f, int file, struct sl_err *err)
     char *text = malloc((size_t)n + 1);
     json_t *head = NULL;
     if (!text) return sl_err_set(err, SL_ENOMEM, "%s: out of memory", f->path);
-    r = read_bytes(f, text, (size_t)n, SL_ST_PREFIX, err);
+    r = sl_safetensors_pread(f, text, (size_t)n, SL_ST_PREFIX, err);
     if (!r && (n == 0 || text[0] != '{'))
         r = sl_err_set(err, SL_EINPUT,
                        "%s: byte 8: the header does not begin with '{': not a safetensors file, or "

@@ -35,6 +35,11 @@ int sl_safetensors_read(struct sl_safetensors *f, int file, struct sl_err *err);
 /* Makes f->fd valid again. SL_EINPUT when the file is no longer the one whose header was read. */
 int sl_safetensors_open(struct sl_safetensors *f, struct sl_err *err);
 
+/* Reads n bytes at `at` of the open file, which lay inside it when its header was read. SL_EIO, or
+ * SL_EINPUT when it has shrunk. */
+int sl_safetensors_pread(const struct sl_safetensors *f, void *out, size_t n, uint64_t at,
+                         struct sl_err *err);
+
 void sl_safetensors_close(struct sl_safetensors *f); /* path stays the caller's */
 
 #endif
