@@ -182,22 +182,13 @@ static void attention(struct sl_stage *s, struct sl_layer *y, const struct sl_ba
 
 /* ---- feed-forward ---------------------------------------------------------------------------- */
 
-static enum sl_act activation(enum sl_ffn_act a)
-{
-    static const enum sl_act acts[] = {[SL_FFN_SILU] = SL_ACT_SILU,
-                                       [SL_FFN_GELU] = SL_ACT_GELU,
-                                       [SL_FFN_GELU_TANH] = SL_ACT_GELU_TANH,
-                                       [SL_FFN_SWIGLU_OAI] = SL_ACT_SWIGLU_OAI};
-    return acts[a];
-}
-
 static void dense(struct sl_stage *s, struct sl_layer *y, int n, float *out)
 {
     const struct product in[] = {{SL_ROLE_GATE, SL_ROLE_GATE_BIAS, s->gate, 0},
                                  {SL_ROLE_UP, SL_ROLE_UP_BIAS, s->up, 0}};
     const struct product down = {SL_ROLE_DOWN, SL_ROLE_DOWN_BIAS, out, SL_MATMUL_ADD};
     products(s, y, s->norm, n, in, 2);
-    s->ops->glu(s->b, activation(s->c.act), s->gate, s->up, (int64_t)n * s->c.n_ff, s->gate);
+    s->ops->glu(s->b, s->act, s->gate, s->up, (int64_t)n * s->c.n_ff, s->gate);
     products(s, y, s->gate, n, &down, 1);
 }
 
@@ -222,7 +213,7 @@ static void experts(struct sl_stage *s, struct sl_layer *y, int n, float *out)
                                  {SL_ROLE_UP_SHARED, NO_BIAS, s->up, 0}};
     const struct product down = {SL_ROLE_DOWN_SHARED, NO_BIAS, out, SL_MATMUL_ADD};
     products(s, y, s->norm, n, in, 2);
-    s->ops->glu(s->b, activation(s->c.act), s->gate, s->up, (int64_t)n * s->c.n_ff_shared, s->gate);
+    s->ops->glu(s->b, s->act, s->gate, s->up, (int64_t)n * s->c.n_ff_shared, s->gate);
     if (s->c.shared_gate) weigh_shared(s, y->v[SL_ROLE_SHARED_GATE], n);
     products(s, y, s->gate, n, &down, 1);
 }

@@ -58,6 +58,7 @@ struct sl_stage {
     struct sl_stage_params p;
     struct sl_config c;
     struct sl_stage_info info;
+    enum sl_act act;            /* c.act, as kernels name it */
     struct sl_weights *weights; /* open while a backend keeps pointers into the file */
     struct sl_arena small;      /* norms, biases, rope table */
     struct sl_layer *layers;    /* [layer_to - layer_from] */

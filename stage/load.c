@@ -94,15 +94,12 @@ static int load_experts(struct loader *l, int layer, struct sl_layer *y)
     return r;
 }
 
-static void describe_moe(const struct sl_config *c, struct sl_layer *y)
+static void describe_moe(const struct sl_stage *s, struct sl_layer *y)
 {
+    const struct sl_config *c = &s->c;
     static const enum sl_gating gatings[] = {[SL_ROUTER_SOFTMAX] = SL_GATING_SOFTMAX,
                                              [SL_ROUTER_TOPK_SOFTMAX] = SL_GATING_TOPK_SOFTMAX,
                                              [SL_ROUTER_SIGMOID] = SL_GATING_SIGMOID};
-    static const enum sl_act acts[] = {[SL_FFN_SILU] = SL_ACT_SILU,
-                                       [SL_FFN_GELU] = SL_ACT_GELU,
-                                       [SL_FFN_GELU_TANH] = SL_ACT_GELU_TANH,
-                                       [SL_FFN_SWIGLU_OAI] = SL_ACT_SWIGLU_OAI};
     y->moe = (struct sl_moe){.n_experts = c->n_experts,
                              .n_used = c->n_experts_used,
                              .n_ff = c->n_ff_expert,
@@ -111,7 +108,7 @@ static void describe_moe(const struct sl_config *c, struct sl_layer *y)
                              .n_groups = c->n_groups,
                              .n_groups_used = c->n_groups_used,
                              .scale = c->expert_scale,
-                             .act = acts[c->act],
+                             .act = s->act,
                              .router = &y->w[SL_ROLE_ROUTER],
                              .router_bias = y->v[SL_ROLE_ROUTER_BIAS],
                              .correction = y->v[SL_ROLE_CORRECTION],
@@ -138,7 +135,7 @@ static int load_layer(struct loader *l, int layer, struct sl_layer *y)
     uint64_t adapters = 0;
     if (r == 0) r = sl_stage_lora_load(l->s, layer, y, &adapters, l->err);
     if (r == 0 && adapters) r = advance(l, adapters);
-    if (y->flags & SL_LAYER_MOE) describe_moe(&l->s->c, y);
+    if (y->flags & SL_LAYER_MOE) describe_moe(l->s, y);
     return r;
 }
 

@@ -25,6 +25,15 @@ static int check_params(const struct sl_stage_params *p, const struct sl_config 
     return 0;
 }
 
+static enum sl_act activation(enum sl_ffn_act a)
+{
+    static const enum sl_act acts[] = {[SL_FFN_SILU] = SL_ACT_SILU,
+                                       [SL_FFN_GELU] = SL_ACT_GELU,
+                                       [SL_FFN_GELU_TANH] = SL_ACT_GELU_TANH,
+                                       [SL_FFN_SWIGLU_OAI] = SL_ACT_SWIGLU_OAI};
+    return acts[a];
+}
+
 static int allocate_tables(struct sl_stage *s, struct sl_err *err)
 {
     int last = sl_stage_is_last(s);
@@ -55,6 +64,7 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
     int r = sl_weights_open(p->model, &s->weights, err);
     if (r == 0) r = sl_config_read(s->weights, &s->c, err);
     if (r == 0) r = check_params(p, &s->c, err);
+    if (r == 0) s->act = activation(s->c.act);
     if (r == 0) r = allocate_tables(s, err);
     if (r == 0) r = sl_stage_weight_bytes(s, &bytes, err);
     if (r == 0) r = sl_stage_lora_open(s, &adapters, err);
