@@ -10,6 +10,7 @@
 #include "base/sl_assert.h"
 
 #define BUF_FIRST 64           /* bytes of the first allocation */
+#define READ_CHUNK 65536       /* bytes of a stream taken at a time */
 #define BUF_MAX (SIZE_MAX / 4) /* "no maximum": doubling must not wrap around */
 
 void sl_buf_init(struct sl_buf *b, size_t max)
@@ -78,6 +79,16 @@ int sl_buf_printf(struct sl_buf *b, const char *fmt, ...)
     }
     va_end(again);
     return r;
+}
+
+int sl_buf_read(struct sl_buf *b, FILE *f)
+{
+    char chunk[READ_CHUNK];
+    size_t n;
+    int r = 0;
+    while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(b, chunk, n);
+    explicit_bzero(chunk, sizeof chunk); /* it may have been a key */
+    return r ? r : ferror(f) ? SL_EIO : 0;
 }
 
 void sl_buf_consume(struct sl_buf *b, size_t n)

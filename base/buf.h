@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,6 +31,9 @@ int sl_buf_add(struct sl_buf *b, const void *data, size_t n);
 int sl_buf_puts(struct sl_buf *b, const char *s);
 int sl_buf_putc(struct sl_buf *b, char c);
 int sl_buf_printf(struct sl_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Appends what is left of a stream, which stays open. Also SL_EIO, errno as the stream left it. */
+int sl_buf_read(struct sl_buf *b, FILE *f);
 
 /* Drops the first n bytes, n <= len. */
 void sl_buf_consume(struct sl_buf *b, size_t n);

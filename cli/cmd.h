@@ -5,16 +5,18 @@
 
 #include "base/conf.h"
 
+#define SL_CMD_WORDS_MAX 2
+
 /* What every subcommand is made of; sl_cmd_main does the rest. */
 struct sl_cmd {
     const char *name;
     const char *usage; /* what --help says before the options */
     const struct sl_conf_row *rows;
     size_t n_rows;
-    int words; /* 1: one word that is no option may be given, 0: none */
-    /* Does the work; `settings` is filled, `word` NULL when it was not given. Returns 0 or an
+    int words; /* so many words that are no options may be given, at most SL_CMD_WORDS_MAX */
+    /* Does the work; `settings` is filled, words[] NULL where none was given. Returns 0 or an
      * error. */
-    int (*work)(void *settings, const char *word, struct sl_err *err);
+    int (*work)(void *settings, const char *const words[], struct sl_err *err);
 };
 
 /* Parses argv into *settings (which holds the defaults), prints --help, or works and prints what

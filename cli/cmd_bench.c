@@ -166,8 +166,9 @@ static int measure(struct sl_session *s, const struct settings *o,
     return rc;
 }
 
-static int run(void *settings, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     struct settings *o = settings;
     static struct sl_session session;
     static struct sl_bench_test tests[2 * LIST_MAX * LIST_MAX * LIST_MAX];

@@ -174,8 +174,9 @@ static int converse(struct sl_chat_peer *peer, json_t *messages, const struct se
     return 0;
 }
 
-static int run(void *settings, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     const struct settings *s = settings;
     struct sl_chat_peer *peer = NULL;
     int r = s->connect ? sl_chat_peer_connect(s->connect, s->key, &s->generate, &peer, err)

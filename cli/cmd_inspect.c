@@ -179,8 +179,9 @@ static void print_text(const json_t *j, const struct settings *s)
     }
 }
 
-static int run(void *settings, const char *word, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *word = words[0];
     struct settings *s = settings;
     if (word) s->model = word;
     if (!s->model) return sl_err_set(err, SL_EUSAGE, "name a model: sluice inspect MODEL");

@@ -108,8 +108,9 @@ static int collect(const struct settings *s, struct sl_session *session, struct 
     return r;
 }
 
-static int run(void *settings, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     const struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;

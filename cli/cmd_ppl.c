@@ -15,6 +15,7 @@
 #include "cli/generate.h"
 #include "cli/kl.h"
 #include "model/config.h"
+#include "stage/sample.h"
 
 #define PPL_CONTEXT 512 /* tokens of a chunk by default */
 
@@ -64,7 +65,7 @@ static void on_logits(struct scoring *u, int pos, const float *logits)
     int per_chunk = u->shape.context - 1 - u->shape.first;
     int64_t row = (int64_t)u->at * per_chunk + pos - u->shape.first;
     int32_t right = u->chunk[pos + 1];
-    add(u, -sl_kl_logprob(logits, u->shape.n_vocab, right));
+    add(u, -sl_logprob(logits, u->shape.n_vocab, right));
     if (u->err.code) return;
     if (u->s->save)
         sl_kl_put(u->file, row, logits, right, &u->err);
@@ -91,13 +92,10 @@ static int read_all(const char *path, struct sl_buf *out, struct sl_err *err)
 {
     FILE *f = fopen(path, "rb");
     if (!f) return sl_err_set(err, SL_EINPUT, "cannot read %s", path);
-    char chunk[65536];
-    size_t n;
-    int r = 0;
-    while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(out, chunk, n);
-    int bad = ferror(f);
+    int r = sl_buf_read(out, f);
     fclose(f);
-    if (bad) return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
+    if (r == SL_EIO)
+        return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
     return r ? sl_err_set(err, r, "%s is longer than %u bytes", path, SL_TOK_TEXT_MAX) : 0;
 }
 
@@ -179,8 +177,9 @@ static int score(struct scoring *u, struct sl_session *session, struct sl_err *e
     return r ? r : closed;
 }
 
-static int run(void *settings, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;

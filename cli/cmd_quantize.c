@@ -39,8 +39,10 @@ static void progress(void *arg, uint64_t done, uint64_t total, const char *name)
         fprintf(stderr, "%3d%%\n", percent);
 }
 
-static int work(const struct settings *s, const char *in, const char *out, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const struct settings *s = settings;
+    const char *in = words[0], *out = words[1];
     char path[PATH_MAX], before[32], after[32];
     struct sl_weights *w = NULL;
     struct sl_quantize_result result;
@@ -75,13 +77,9 @@ static int work(const struct settings *s, const char *in, const char *out, struc
 
 int sl_cmd_quantize(int argc, char **argv)
 {
-    struct settings s = {0};
-    struct sl_err err = {0};
-    const char *words[2] = {NULL, NULL};
-    int n, help;
-    int r = sl_conf_parse(rows, SL_ARRAY_LEN(rows), &s, argc, argv, words, 2, &n, &help, &err);
-    if (r == 0 && help) {
-        fputs(
+    static const struct sl_cmd cmd = {
+        .name = "quantize",
+        .usage =
             "usage: sluice quantize IN OUT --to FORMAT [options]\n"
             "\n"
             "Writes the model IN (a Hugging Face folder or a GGUF file, in BF16 or quantized) as "
@@ -95,11 +93,11 @@ int sl_cmd_quantize(int argc, char **argv)
             "GGUF files of gpt-oss and DeepSeek and experts in one tensor (gpt-oss) are not "
             "taken.\n"
             "\n",
-            stdout);
-        sl_conf_help(rows, SL_ARRAY_LEN(rows));
-        return 0;
-    }
-    if (r == 0) r = work(&s, words[0], words[1], &err);
-    if (r) fprintf(stderr, "sluice quantize: %s\n", err.msg);
-    return sl_err_exit_status(r);
+        .rows = rows,
+        .n_rows = SL_ARRAY_LEN(rows),
+        .words = 2,
+        .work = run,
+    };
+    struct settings s = {0};
+    return sl_cmd_main(&cmd, &s, argc, argv);
 }

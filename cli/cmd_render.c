@@ -20,7 +20,6 @@
 #include "model/weights.h"
 
 #define REQUEST_MAX (64u << 20) /* bytes on stdin */
-#define READ_CHUNK 65536        /* bytes */
 
 struct settings {
     const char *model, *template_file;
@@ -37,22 +36,16 @@ static const struct sl_conf_row rows[] = {
      "a Jinja template, instead of the model's own", 0, 0},
 };
 
-static int read_all(FILE *f, const char *name, struct sl_buf *b, struct sl_err *err)
-{
-    char chunk[READ_CHUNK];
-    size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        if (sl_buf_add(b, chunk, n))
-            return sl_err_set(err, SL_EINPUT, "%s: more than %zu bytes", name, b->max);
-    return ferror(f) ? sl_err_set(err, SL_EIO, "%s: reading failed", name) : 0;
-}
-
 static int read_request(json_t **vars, struct sl_err *err)
 {
     struct sl_buf b;
     json_error_t e;
     sl_buf_init(&b, REQUEST_MAX);
-    int rc = read_all(stdin, "stdin", &b, err);
+    int rc = sl_buf_read(&b, stdin);
+    if (rc == SL_EIO)
+        sl_err_set(err, rc, "stdin: reading failed");
+    else if (rc)
+        rc = sl_err_set(err, SL_EINPUT, "stdin: more than %zu bytes", b.max);
     if (rc == 0 && !(*vars = json_loadb(sl_buf_str(&b), b.len, JSON_ALLOW_NUL, &e)))
         rc = sl_err_set(err, SL_EINPUT, "stdin: line %d, column %d: %s; a JSON object was expected",
                         e.line, e.column, e.text);
@@ -80,10 +73,10 @@ static int render(const struct sl_chat *c, struct sl_err *err)
     return rc;
 }
 
-static int run(void *settings, const char *word, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
     const struct settings *set = settings;
-    (void)word;
+    (void)words;
     if (!set->model && !set->template_file)
         return sl_err_set(err, SL_EUSAGE, "no template; give one with -m MODEL or --template FILE");
     char path[PATH_MAX];

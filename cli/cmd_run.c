@@ -82,13 +82,10 @@ static int read_file(const char *path, struct sl_buf *out, struct sl_err *err)
 {
     FILE *f = strcmp(path, "-") ? fopen(path, "rb") : stdin;
     if (!f) return sl_err_set(err, SL_EINPUT, "cannot read %s", path);
-    char chunk[65536];
-    size_t n;
-    int r = 0;
-    while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(out, chunk, n);
-    int bad = ferror(f);
+    int r = sl_buf_read(out, f);
     if (f != stdin) fclose(f);
-    if (bad) return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
+    if (r == SL_EIO)
+        return sl_err_set(err, SL_EINPUT, "cannot read %s", path); /* a directory, say */
     return r ? sl_err_set(err, r, "%s is too long for a prompt", path) : 0;
 }
 
@@ -163,8 +160,9 @@ static void print_stats(const struct sl_session *s, const struct answer *a)
     sl_service_print(s->service, stderr);
 }
 
-static int run(void *settings, const char *yaml, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     const struct settings *s = settings;
     static struct sl_session session;
     struct sl_cluster cluster;

@@ -156,8 +156,9 @@ static void close_fronts(struct server *v)
     sl_keys_free(v->keys);
 }
 
-static int serve(void *settings, const char *yaml, struct sl_err *err)
+static int serve(void *settings, const char *const words[], struct sl_err *err)
 {
+    const char *yaml = words[0];
     const struct settings *s = settings;
     static struct server v;
     struct sl_cluster cluster;

@@ -143,11 +143,11 @@ static int dial(uv_loop_t *loop, const char *where, int64_t wait_s, int *fd, str
     }
 }
 
-static int run(void *settings, const char *word, struct sl_err *err)
+static int run(void *settings, const char *const words[], struct sl_err *err)
 {
     const struct settings *s = settings;
     static char name[128]; /* the log keeps the pointer */
-    (void)word;
+    (void)words;
     snprintf(name, sizeof name, "[%s]", s->device ? s->device : "stage");
     sl_log_set_name(name);
     char key[128] = "";

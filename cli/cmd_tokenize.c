@@ -207,10 +207,10 @@ static int run(struct job *j, struct sl_err *err)
     return r;
 }
 
-static int run_model(void *settings, const char *word, struct sl_err *err)
+static int run_model(void *settings, const char *const words[], struct sl_err *err)
 {
     const struct settings *set = settings;
-    (void)word;
+    (void)words;
     if (!set->model)
         return sl_err_set(err, SL_EUSAGE,
                           "no model; give one with -m MODEL (a .gguf file, a folder, or smollm2)");

@@ -16,9 +16,6 @@
 
 #define SL_KL_SPAN 16.0f /* nats below the likeliest token; what is less likely counts as that */
 
-/* log softmax(logits)[token] in double precision. */
-double sl_kl_logprob(const float *logits, int n_vocab, int32_t token);
-
 /* What is scored: rows [first, context - 1) of each chunk. */
 struct sl_kl_shape {
     int chunks, context, first, n_vocab;

@@ -6,24 +6,14 @@
 #include "base/sl_assert.h"
 #include "cli/kl_part.h"
 
-static double log_sum(const float *logits, int n)
+void sl_kl_log_softmax(const float *logits, int n, float *out)
 {
     float top = -INFINITY;
     for (int i = 0; i < n; i++)
         if (logits[i] > top) top = logits[i];
     double sum = 0;
     for (int i = 0; i < n; i++) sum += exp((double)logits[i] - (double)top);
-    return (double)top + log(sum);
-}
-
-double sl_kl_logprob(const float *logits, int n_vocab, int32_t token)
-{
-    return (double)logits[token] - log_sum(logits, n_vocab);
-}
-
-void sl_kl_log_softmax(const float *logits, int n, float *out)
-{
-    double base = log_sum(logits, n);
+    double base = (double)top + log(sum);
     for (int i = 0; i < n; i++) out[i] = (float)((double)logits[i] - base);
 }
 

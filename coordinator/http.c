@@ -50,11 +50,6 @@ struct sl_http {
     void *done_arg;
 };
 
-struct sl_http_api *sl_http_api_of(struct sl_http *h)
-{
-    return &h->api;
-}
-
 struct sl_http_api *sl_http_api(struct sl_http_conn *c)
 {
     return &c->http->api;

@@ -112,7 +112,6 @@ void sl_http_drop(struct sl_http_conn *c, const char *why);
 void sl_http_conn_tick(struct sl_http_conn *c, uint64_t now_ns);
 int sl_http_conn_adopt(struct lws_vhost *vh, int fd);
 struct sl_list *sl_http_conns(struct sl_http *h);
-struct sl_http_api *sl_http_api_of(struct sl_http *h);
 void sl_http_dispatch(struct sl_http_conn *c); /* calls the endpoint */
 /* The row for a path, NULL when there is none. */
 const struct sl_http_route *sl_http_find_route(const char *path, size_t n);

@@ -83,19 +83,14 @@ int sl_keys_read(const char *path, struct sl_keys **out, struct sl_err *err)
                           strerror(errno));
     struct sl_buf text;
     sl_buf_init(&text, SL_KEYS_FILE_MAX);
-    char chunk[4096];
-    size_t got;
-    int rc = 0;
-    while (!rc && (got = fread(chunk, 1, sizeof(chunk), f)) > 0)
-        if (sl_buf_add(&text, chunk, got))
-            rc = sl_err_set(err, SL_EINPUT,
-                            "%s: larger than %u bytes; a key file has one key a line", path,
-                            SL_KEYS_FILE_MAX);
-    if (!rc && ferror(f))
+    int rc = sl_buf_read(&text, f);
+    if (rc == SL_EIO)
         rc = sl_err_set(err, SL_EINPUT, "%s: cannot read the API keys: %s", path, strerror(errno));
+    else if (rc)
+        rc = sl_err_set(err, SL_EINPUT, "%s: larger than %u bytes; a key file has one key a line",
+                        path, SL_KEYS_FILE_MAX);
     fclose(f);
     if (!rc) rc = sl_keys_parse(path, sl_buf_str(&text), text.len, out, err);
-    explicit_bzero(chunk, sizeof(chunk));
     if (text.data) explicit_bzero(text.data, text.cap);
     sl_buf_close(&text);
     return rc;

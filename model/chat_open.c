@@ -11,7 +11,6 @@
 #include "model/template.h"
 #include "model/weights.h"
 
-#define READ_CHUNK 65536           /* bytes */
 #define JSON_FILE_MAX (4u << 20)   /* bytes of chat_template.json */
 #define TOOL_TEMPLATE "tool_use"   /* the name of the second template */
 #define DEFAULT_TEMPLATE "default" /* and of the first one, in a list */
@@ -30,19 +29,17 @@ static int compile(const char *where, const char *s, size_t n, struct sl_templat
 /* SL_ENOTFOUND without a message when there is no such file. */
 static int read_file(const char *path, struct sl_template **out, struct sl_err *err)
 {
-    char chunk[READ_CHUNK];
     struct sl_buf b;
-    size_t n;
     FILE *f = fopen(path, "rb");
     if (!f && (errno == ENOENT || errno == ENOTDIR)) return SL_ENOTFOUND;
     if (!f) return sl_err_set(err, SL_EIO, "%s: cannot be opened: %s", path, strerror(errno));
     sl_buf_init(&b, SL_TEMPLATE_SOURCE_MAX);
-    int rc = 0;
-    while (rc == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        if (sl_buf_add(&b, chunk, n))
-            rc = sl_err_set(err, SL_EINPUT, "%s: more than the %u bytes a chat template may have",
-                            path, SL_TEMPLATE_SOURCE_MAX);
-    if (rc == 0 && ferror(f)) rc = sl_err_set(err, SL_EIO, "%s: cannot be read", path);
+    int rc = sl_buf_read(&b, f);
+    if (rc == SL_EIO)
+        sl_err_set(err, rc, "%s: cannot be read", path);
+    else if (rc)
+        rc = sl_err_set(err, SL_EINPUT, "%s: more than the %u bytes a chat template may have", path,
+                        SL_TEMPLATE_SOURCE_MAX);
     fclose(f);
     if (rc == 0) rc = compile(path, sl_buf_str(&b), b.len, out, err);
     sl_buf_close(&b);

@@ -51,15 +51,11 @@ static int open_model_file(const char *dir, const struct sl_tokenizer_json *in,
                           "%s: no tokenizer.json and no tokenizer.model in this folder; fetch them "
                           "with the model",
                           dir);
-    for (size_t n = 1; n > 0 && r == 0; b.len += n) {
-        n = 0;
-        r = sl_buf_reserve(&b, 1 << 16);
-        if (r == 0) n = fread(b.data + b.len, 1, 1 << 16, f);
-    }
-    if (r != 0)
+    r = sl_buf_read(&b, f);
+    if (r == SL_EIO)
+        sl_err_set(err, r, "%s: reading failed", path);
+    else if (r != 0)
         sl_err_set(err, r, "%s: cannot be read: %s", path, sl_strerror(r));
-    else if (ferror(f))
-        r = sl_err_set(err, SL_EIO, "%s: reading failed", path);
     fclose(f);
     if (r == 0) r = sl_tokenizer_open_spm(path, b.data, b.len, in, out, err);
     sl_buf_close(&b);

@@ -377,22 +377,19 @@ int sl_cluster_parse(const char *name, const char *text, size_t n, struct sl_clu
 static int read_file(const char *path, struct sl_buf *text, struct sl_err *err)
 {
     struct stat st;
-    char chunk[16384];
-    size_t n;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) /* a FIFO would be waited for */
         return sl_err_set(err, SL_EINPUT, "%s: not a regular file; give a topology file", path);
     FILE *f = fopen(path, "rb");
     if (!f)
         return sl_err_set(err, SL_EINPUT, "%s: %s; give the path of a topology file", path,
                           strerror(errno));
-    int r = 0;
-    while (r == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0) r = sl_buf_add(text, chunk, n);
+    int r = sl_buf_read(text, f);
     if (r == SL_ELIMIT)
         sl_err_set(err, r, "%s: larger than 1 MiB; this is no topology file", path);
+    else if (r == SL_EIO)
+        sl_err_set(err, r, "%s: %s", path, strerror(errno));
     else if (r)
         sl_err_set(err, r, "%s: no memory", path);
-    else if (ferror(f))
-        r = sl_err_set(err, SL_EIO, "%s: %s", path, strerror(errno));
     fclose(f);
     return r;
 }
