@@ -3,7 +3,6 @@
  * once, cut into stages, give each request the bits it gets alone.
  *
  * usage: test_golden_lora [ROW] */
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 
 #include "base/sl_assert.h"
 #include "tests/lib/engine.h"
+#include "tests/lib/golden.h"
 #include "tests/lib/safetensors.h"
 
 #define LIMIT 1e-3 /* of the standard deviation of the logits, KV cache in float32 */
@@ -59,16 +59,10 @@ static void check_answer(const struct golden *g, const struct engine_answer *log
 {
     size_t n = (size_t)g->n_rows * (size_t)g->width;
     const float *got = logits->scored + (size_t)(logits->n_scored - g->n_rows) * (size_t)g->width;
-    double sum = 0, squares = 0, worst = 0;
     assert_int_equal(logits->n_vocab, g->width);
-    for (size_t i = 0; i < n; i++) {
-        sum += (double)g->logits[i];
-        squares += (double)g->logits[i] * (double)g->logits[i];
-        worst = fmax(worst, fabs((double)g->logits[i] - (double)got[i]));
-    }
-    double unit = sqrt(squares / (double)n - sum * sum / (double)n / (double)n);
-    print_message("%s: off by %.2g standard deviations at most\n", row, worst / unit);
-    assert_true(worst <= LIMIT * unit);
+    double worst = golden_difference(g->logits, got, n);
+    print_message("%s: off by %.2g standard deviations at most\n", row, worst);
+    assert_true(worst <= LIMIT);
     assert_int_equal(greedy->n_tokens, g->n_greedy);
     for (int i = 0; i < g->n_greedy; i++) assert_int_equal(greedy->tokens[i].id, g->greedy[i]);
 }

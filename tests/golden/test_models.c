@@ -21,6 +21,7 @@
 #include "base/sl_assert.h"
 #include "tests/golden/models.h"
 #include "tests/lib/engine.h"
+#include "tests/lib/golden.h"
 #include "tests/lib/safetensors.h"
 
 #define PROMPTS 3
@@ -42,34 +43,6 @@ static int n_models;
 static double limit(void)
 {
     return strcmp(row, "ref") == 0 ? LIMIT_REF : LIMIT_FAST;
-}
-
-static double deviation(const float *x, size_t n)
-{
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    for (size_t i = 0; i < n; i++)
-        squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
-    return sqrt(squares / (double)n);
-}
-
-static int best(const float *x, int n)
-{
-    int at = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[at]) at = i;
-    return at;
-}
-
-/* The largest difference in standard deviations of `want`. */
-static double difference(const float *want, const float *got, size_t n)
-{
-    double worst = 0, unit = deviation(want, n);
-    for (size_t i = 0; i < n; i++) {
-        double off = fabs((double)want[i] - (double)got[i]) / unit;
-        if (!(off <= worst)) worst = off;
-    }
-    return worst;
 }
 
 struct prompt {
@@ -103,11 +76,12 @@ static double check_logits(const struct model *m, const struct prompt *p, int at
     got += (size_t)(p->n - p->n_logits) * (size_t)p->n_vocab;
     for (int r = 0; r < p->n_logits; r++) {
         size_t from = (size_t)r * (size_t)p->n_vocab;
-        if (best(got + from, p->n_vocab) != best(p->logits + from, p->n_vocab))
+        if (golden_best(got + from, p->n_vocab) != golden_best(p->logits + from, p->n_vocab))
             fail_msg("%s %s prompt %d: row %d has another best token (off by %.2g)", m->name, row,
-                     at, r, difference(p->logits, got, (size_t)p->n_logits * (size_t)p->n_vocab));
+                     at, r,
+                     golden_difference(p->logits, got, (size_t)p->n_logits * (size_t)p->n_vocab));
     }
-    return difference(p->logits, got, (size_t)p->n_logits * (size_t)p->n_vocab);
+    return golden_difference(p->logits, got, (size_t)p->n_logits * (size_t)p->n_vocab);
 }
 
 /* The continuation, one token at a time behind the prompt that has just run; all again where a
@@ -115,7 +89,7 @@ static double check_logits(const struct model *m, const struct prompt *p, int at
 static void check_greedy(const struct model *m, struct pipeline *one, const struct prompt *p,
                          int at, float *logits)
 {
-    int32_t token = best(logits + (size_t)(p->n - 1) * (size_t)p->n_vocab, p->n_vocab);
+    int32_t token = golden_best(logits + (size_t)(p->n - 1) * (size_t)p->n_vocab, p->n_vocab);
     int32_t all[MODEL_TOKENS_MAX];
     memcpy(all, p->ids, (size_t)p->n * sizeof *all);
     for (int i = 0; i < p->n_greedy; i++) {
@@ -128,7 +102,8 @@ static void check_greedy(const struct model *m, struct pipeline *one, const stru
             pipeline_logits(one, all, n, 0, n, logits, p->n_vocab);
         else
             pipeline_logits(one, &token, 1, n - 1, n, logits, p->n_vocab);
-        token = best(logits + (again ? (size_t)(n - 1) * (size_t)p->n_vocab : 0), p->n_vocab);
+        token =
+            golden_best(logits + (again ? (size_t)(n - 1) * (size_t)p->n_vocab : 0), p->n_vocab);
     }
 }
 
@@ -165,7 +140,7 @@ static double check_hidden(const struct model *m, const struct safetensors *g,
         struct pipeline head;
         pipeline_open_head(&head, backend, m->path, k);
         pipeline_hidden(&head, p->ids, p->n, x, shape[1]);
-        double off = difference(hidden + (size_t)k * rows, x, rows);
+        double off = golden_difference(hidden + (size_t)k * rows, x, rows);
         pipeline_close(&head);
         if (!(off <= limit()))
             fail_msg("%s %s: after layer %d the residual stream is off by %.2g standard deviations",

@@ -21,10 +21,11 @@
 #include "model/quantize.h"
 #include "tests/golden/models.h"
 #include "tests/lib/engine.h"
+#include "tests/lib/golden.h"
 #include "tests/lib/safetensors.h"
 
 #define PROMPTS 3
-#define LIMIT 1e-3      /* of the standard deviation of the logits: numbers that BF16 holds */
+#define LIMIT 1e-3     /* of the standard deviation of the logits: numbers that BF16 holds */
 #define LIMIT_BF16 0.1 /* 8 bits of each weight; random weights feel them */
 #define MODELS_MAX 64
 #define SKIPPED 77
@@ -38,23 +39,6 @@ static struct sl_backend *backend;
 static struct model models[MODELS_MAX];
 static int n_models;
 static char folder[] = "/tmp/sluice-quantize-XXXXXX";
-
-static double deviation(const float *x, size_t n)
-{
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    for (size_t i = 0; i < n; i++)
-        squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
-    return sqrt(squares / (double)n);
-}
-
-static int best(const float *x, int n)
-{
-    int at = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[at]) at = i;
-    return at;
-}
 
 static void remove_folder(const char *dir)
 {
@@ -81,17 +65,11 @@ static int quantize(const char *path, const char *out, enum sl_quantize_to to, s
 /* The largest difference in standard deviations; with `exact`, the best tokens too. */
 static double compare(const struct model *m, const float *want, const float *got, int rows, int n)
 {
-    double worst = 0, unit = deviation(want, (size_t)rows * (size_t)n);
-    for (int r = 0; r < rows; r++) {
-        const float *a = want + (size_t)r * (size_t)n, *b = got + (size_t)r * (size_t)n;
-        if (m->exact && best(a, n) != best(b, n))
+    for (int r = 0; m->exact && r < rows; r++)
+        if (golden_best(want + (size_t)r * (size_t)n, n) !=
+            golden_best(got + (size_t)r * (size_t)n, n))
             fail_msg("%s: row %d has another best token", m->name, r);
-        for (int i = 0; i < n; i++) {
-            double off = fabs((double)a[i] - (double)b[i]) / unit;
-            if (!(off <= worst)) worst = off;
-        }
-    }
-    return worst;
+    return golden_difference(want, got, (size_t)rows * (size_t)n);
 }
 
 /* Logits of a prompt, and, where the numbers are exact, its continuation. */
@@ -112,13 +90,13 @@ static double check_prompt(const struct model *m, struct pipeline *p, const stru
     assert_non_null(logits);
     pipeline_logits(p, ids, n, 0, n, logits, vocab);
     double worst = compare(m, want, logits + (size_t)(n - rows[0]) * (size_t)vocab, rows[0], vocab);
-    int32_t token = best(logits + (size_t)(n - 1) * (size_t)vocab, vocab);
+    int32_t token = golden_best(logits + (size_t)(n - 1) * (size_t)vocab, vocab);
     for (int i = 0; m->exact && !p->far_from && i < greedy_shape[1]; i++) {
         if (token != greedy[i])
             fail_msg("%s: token %d of the continuation is %d, should be %d", m->name, i, token,
                      greedy[i]);
         pipeline_logits(p, &token, 1, n + i, n + i + 1, logits, vocab);
-        token = best(logits, vocab);
+        token = golden_best(logits, vocab);
     }
     free(logits);
     return worst;

@@ -19,6 +19,7 @@
 
 #include "base/sl_assert.h"
 #include "tests/lib/engine.h"
+#include "tests/lib/golden.h"
 #include "tests/lib/safetensors.h"
 
 #define PROMPTS 3
@@ -28,23 +29,6 @@
 
 static const char *row = "cpu";
 
-static double deviation(const float *x, size_t n)
-{
-    double sum = 0, squares = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)x[i];
-    for (size_t i = 0; i < n; i++)
-        squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
-    return sqrt(squares / (double)n);
-}
-
-static int best(const float *x, int n)
-{
-    int at = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[at]) at = i;
-    return at;
-}
-
 /* Compares the last n_rows rows; returns the largest difference in standard deviations. */
 static double compare(const float *want, int n_rows, int width, const struct engine_answer *a,
                       const char *what)
@@ -53,17 +37,12 @@ static double compare(const float *want, int n_rows, int width, const struct eng
     assert_true(a->n_scored >= n_rows);
     const float *got = a->scored + (size_t)(a->n_scored - n_rows) * (size_t)width;
     size_t n = (size_t)n_rows * (size_t)width;
-    double worst = 0, unit = deviation(want, n);
-    for (size_t i = 0; i < n; i++) {
-        double off = fabs((double)want[i] - (double)got[i]) / unit;
-        if (!(off <= worst)) worst = off;
-    }
     for (int r = 0; r < n_rows; r++) {
-        int top = best(want + (size_t)r * (size_t)width, width);
-        if (best(got + (size_t)r * (size_t)width, width) != top)
+        int top = golden_best(want + (size_t)r * (size_t)width, width);
+        if (golden_best(got + (size_t)r * (size_t)width, width) != top)
             fail_msg("%s: row %d has another best token", what, r);
     }
-    return worst;
+    return golden_difference(want, got, n);
 }
 
 /* One prompt of one file: logits of every stored position, and the continuation. */

@@ -126,6 +126,17 @@ class Failed(Exception):
                 self.error.get("code") == "retry" and bool(self.error.get("message")))
 
 
+def keep_asking(c, prompt, tokens, want, over, counts):
+    """A client that asks the same again and again until `over`: each answer is the right one, or the request is to be sent again."""
+    while not over.is_set():
+        try:
+            assert c.complete(prompt, tokens, timeout=60) == want, "an answer changed"
+            counts["done"] += 1
+        except Failed as e:
+            assert e.is_retriable(), e
+            counts["failed"] += 1
+
+
 class Stream:
     """A streamed completion: texts are collected as they come, each with its time."""
 

@@ -10,21 +10,11 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../lib"))
-from cluster import Cluster, Failed, in_thread, run, wait
+from cluster import Cluster, in_thread, keep_asking, run, wait
 
 KILLS_EACH = 4  # below SL_RESTARTS_MAX
 PROMPT = "Every morning the baker of our street"
 TOKENS = 40
-
-
-def client(c, want, over, counts):
-    while not over.is_set():
-        try:
-            assert c.complete(PROMPT, TOKENS, timeout=60) == want, "an answer changed"
-            counts["done"] += 1
-        except Failed as e:
-            assert e.is_retriable(), e
-            counts["failed"] += 1
 
 
 def main(sluice):
@@ -35,7 +25,7 @@ def main(sluice):
         c.start()
         want = c.complete(PROMPT, TOKENS)
         over, counts = threading.Event(), {"done": 0, "failed": 0}
-        clients = [in_thread(client, c, want, over, counts) for _ in range(6)]
+        clients = [in_thread(keep_asking, c, PROMPT, TOKENS, want, over, counts) for _ in range(6)]
         victims = [f"n/{i}" for i in range(3)] * KILLS_EACH
         chance.shuffle(victims)
         killed = set()

@@ -12,22 +12,12 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../lib"))
-from cluster import Cluster, Failed, in_thread, run, wait
+from cluster import Cluster, in_thread, keep_asking, run, wait
 
 KILLS = 10  # of two stages in turn: five each, SL_RESTARTS_MAX within a minute
 AGAIN_S = 25  # most of it is the pause before a restart, which doubles; SL_STALL_NS is 30 s
 PROMPT = "The harbour lay quiet under a low moon, and the nets hung drying between the masts. " * 6
 TOKENS = 8
-
-
-def client(c, want, over, counts):
-    while not over.is_set():
-        try:
-            assert c.complete(PROMPT, TOKENS, timeout=60) == want, "an answer changed"
-            counts["done"] += 1
-        except Failed as e:
-            assert e.is_retriable(), e
-            counts["failed"] += 1
 
 
 def shared_segments(pid):
@@ -58,7 +48,7 @@ def main(sluice):
         before = {pid: belongings(pid) for pid in (c.pid, c.stages()[0], c.stages()[3])}
         assert all(segments for _, segments in before.values()), "the links are not over shared memory"
         over, counts, seen = threading.Event(), {"done": 0, "failed": 0}, set(c.stages()) | {c.pid}
-        clients = [in_thread(client, c, want, over, counts) for _ in range(6)]
+        clients = [in_thread(keep_asking, c, PROMPT, TOKENS, want, over, counts) for _ in range(6)]
         longest = 0
         for kill in range(KILLS):
             wait(lambda: c.requests()["running"] >= 4, 20, "the pipeline is busy")
