@@ -80,7 +80,7 @@ static void run_rmsnorm(struct bench *s)
 
 static void run_swiglu(struct bench *s)
 {
-    s->ops->glu(s->b, SL_ACT_SILU, s->x, s->y, (int64_t)s->n * s->m->ffn, s->z);
+    s->ops->glu(s->b, SL_ACT_SILU, s->x, s->y, s->n, s->m->ffn, s->z);
 }
 
 /* Positions stay, so this is the cost of a layer after the first of a step. */
@@ -150,7 +150,7 @@ static void attention(struct bench *s, int context)
     memset(s->kv.v, 0x2c, bytes);
     for (int i = 0; i < n_blocks; i++) blocks[i] = n_blocks - 1 - i;
     s->context = context;
-    s->seq = (struct sl_seq_view){0, s->n, context, blocks};
+    s->seq = (struct sl_seq_view){0, s->n, context, blocks, 0, 0, 0};
     if (context == 0)
         measure(s, "kv_write", run_kv_write, 12.0 * s->n * m->n_kv_heads * m->head_dim, 0);
     measure(s, s->window ? "attention win" : "attention", run_attention,
@@ -303,7 +303,7 @@ static void bench_latent(const char *row, int threads, const struct latent *l, i
     memset(p.kv.rows, 0x2c, bytes);
     for (int i = 0; i < n_blocks; i++) blocks[i] = n_blocks - 1 - i;
     p.s.context = context;
-    p.s.seq = (struct sl_seq_view){0, n, context, blocks};
+    p.s.seq = (struct sl_seq_view){0, n, context, blocks, 0, 0, 0};
     double keys = (double)n * context + (double)n * (n + 1) / 2;
     measure(&p.s, "latent", run_latent, n == 1 ? (double)bytes : 0,
             2.0 * keys * l->n_heads * (l->dim + l->v_dim));

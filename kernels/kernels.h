@@ -1,20 +1,29 @@
 /* kernels.h - every operation once: arguments, shapes, contract. Raw pointers and sizes; no engine
  * types.
  *
- * Two backends fill the same table: `ref` (plain float C, slow and right, the oracle) and `cpu`
- * (the best row this CPU has: portable, AVX2, AVX-512 VNNI/BF16, AMX). All matrices are row-major,
- * activations are float32.
+ * Three backends fill the same table: `ref` (plain float C, slow and right, the oracle), `cpu`
+ * (the best row this CPU has: portable, AVX2, AVX-512 VNNI/BF16, AMX) and `cuda` (an NVIDIA card).
+ * All matrices are row-major, activations are float32, except *product rows* (`void *`): what
+ * matmul, moe and the like read. Their form is the backend's own (ref, cpu: float32, n rows of
+ * cols; cuda: kernels/cuda/cuda.h); norm_rows, to_rows, attention, glu and gate_up make them;
+ * rows_bytes() says how much room they take.
  *
- * Contract of every backend:
- *  - a row's result does not depend on the other rows of the call, on their number, or on the
- * number of threads: a prompt gives the same bits alone, in a batch, in chunks and on any number of
- * stages;
+ * Memory: where `alloc` is NULL the backend works on the caller's own memory. Otherwise every
+ * pointer given to an operation (gains, biases, activations, caches, tables) came from alloc() and
+ * only upload() and download() reach it; exceptions are what a load() reads, and `ids`, `pos`,
+ * `seqs` and `picks`, which are host arrays: those of the sl_step given to begin(), or pointers
+ * into them.
+ *
+ * Contract of ref and cpu: a row's result does not depend on the other rows of the call, on their
+ * number, or on the number of threads: a prompt gives the same bits alone, in a batch, in chunks
+ * and on any number of stages. cuda: the same sequence of calls gives the same bits, on one stage
+ * or several; up to SL_DECODE_ROWS_MAX rows a row's result does not depend on the others. Of every
+ * backend:
  *  - no allocation after sl_backend_create / load except a scratch that grows to the largest call
- * seen;
+ * seen (cuda: never; what it needs is in scratch_bytes);
  *  - pointers of activations are 64-byte aligned; row strides equal the row length unless a stride
  * is passed;
- *  - calls come from one thread at a time per backend; the backend spreads the work over its own
- * pinned threads. */
+ *  - calls come from one thread at a time per backend. */
 #ifndef SL_KERNELS_KERNELS_H
 #define SL_KERNELS_KERNELS_H
 
@@ -39,7 +48,8 @@ struct sl_weight {
     void *packed; /* the backend's own layout of the same values (codes unchanged, permuted), or
                      NULL */
     size_t packed_bytes;
-    int layout; /* backend-private tag of `packed` */
+    int layout;  /* backend-private tag of `packed` */
+    void *group; /* of the first of several: what group() made of them, or NULL */
 };
 
 /* KV cache of one layer, of `type` (F32, F16 or BF16): V is
@@ -69,6 +79,61 @@ struct sl_seq_view {
     int row, n;
     int pos;
     const int32_t *blocks; /* its block table; entry p/block_tokens holds position p */
+    int slot;              /* number of the sequence, < sl_backend_limits.max_seqs */
+    int n_blocks;          /* entries of the table */
+    int new_blocks;        /* how many of them, the last ones, are new since its last share */
+};
+
+#define SL_DECODE_ROWS_MAX 64 /* rows up to which weights are streamed, not multiplied in tiles */
+
+/* How the last stage draws a token from a row of logits; the steps are those of stage/sample.h.
+ * `chance` is uniform in [0, 1). Adjustments [first_adjust, + n_adjust) of the step come first:
+ * x = x > 0 ? x / divide : x * divide, then x += add. */
+struct sl_adjust {
+    int32_t token;
+    float divide, add;
+};
+#define SL_TOP_MAX 20 /* alternatives reported */
+struct sl_draw {
+    float temperature; /* 0: greedy */
+    int top_k;         /* 0: all */
+    float top_p, min_p;
+    double chance;
+    int n_top; /* alternatives wanted, <= SL_TOP_MAX */
+    int first_adjust, n_adjust;
+};
+struct sl_drawn {
+    int32_t token;
+    float logprob; /* after adjustments, before temperature */
+    int32_t n_top;
+    int32_t top[SL_TOP_MAX];
+    float top_logprob[SL_TOP_MAX];
+};
+
+/* What one micro-batch is, given to begin() before its operations. Arrays are the caller's and stay
+ * until its results were read. */
+struct sl_step {
+    int n_rows, n_seqs;
+    const int32_t *pos;             /* [n_rows] */
+    const int32_t *ids;             /* [n_rows] tokens, first stage; else NULL */
+    const struct sl_seq_view *seqs; /* [n_seqs], in the order of their rows */
+    /* last stage: rows that go through the output matrix, what is drawn or scored from each */
+    int n_picks;
+    const int32_t *picks;       /* [n_picks] rows */
+    const struct sl_draw *draw; /* [n_picks]; n_top < 0: nothing is drawn from this one */
+    const int32_t *next;        /* [n_picks] token whose log-probability is wanted, -1: none */
+    const struct sl_adjust *adjust;
+    int n_adjust;
+    int steady; /* the operations depend on nothing but n_rows, n_seqs, n_picks: may be replayed */
+};
+
+/* The largest step, told once, before weights are loaded. */
+struct sl_backend_limits {
+    int max_rows, max_seqs, max_blocks; /* rows of a step; slots; entries of one block table */
+    int block_tokens;
+    int n_embd, n_vocab;   /* n_vocab 0: not the last stage */
+    int max_cols;          /* widest input of any product */
+    uint64_t memory_bytes; /* that this backend may take in all; 0: what is free */
 };
 
 enum { SL_MATMUL_ADD = 1 }; /* out += instead of out = */
@@ -97,6 +162,16 @@ struct sl_rope {
 struct sl_rope_part {
     float *x;
     int n_heads, head_dim, offset;
+};
+
+/* What `heads` does: q [n][n_heads*head_dim], k and v [n][n_kv_heads*head_dim] of a layer. */
+struct sl_heads {
+    float *q, *k;
+    const float *v;
+    int n_heads, n_kv_heads, head_dim;
+    const float *q_gain, *k_gain; /* [head_dim] or NULL */
+    float eps;
+    const struct sl_rope *rope;
 };
 
 /* How attention weighs: softmax over keys j of position i of  scale * q.k , softened to
@@ -150,6 +225,9 @@ struct sl_backend_ops {
     int (*load)(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m,
                 struct sl_weight *w, struct sl_err *err);
     void (*unload)(struct sl_backend *b, struct sl_weight *w);
+    /* The n loaded weights at w, all of one shape and format, will be used together: one role of
+     * the experts of a layer, or of its heads. Once for each such array; NULL: nothing to do. */
+    int (*group)(struct sl_backend *b, struct sl_weight *w, int n, struct sl_err *err);
 
     /* out[i][cols] = row ids[i] of w, i < n. ids are in range (checked by the caller). */
     void (*embed)(struct sl_backend *b, const struct sl_weight *w, const int32_t *ids, int n,
@@ -160,8 +238,16 @@ struct sl_backend_ops {
     void (*rmsnorm)(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
                     int dim, float *out);
 
-    /* Up to 4 products of one input x [n][cols]; n may be 0. */
-    void (*matmul)(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
+    /* The same into product rows. */
+    void (*norm_rows)(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
+                      int dim, void *out);
+    /* Copies x [n][cols] into product rows. */
+    void (*to_rows)(struct sl_backend *b, const float *x, int n, int cols, void *out);
+    /* Bytes of n product rows of `cols` elements. */
+    size_t (*rows_bytes)(int64_t n, int64_t cols);
+
+    /* Up to 4 products of one input, product rows [n][cols]; n may be 0. */
+    void (*matmul)(struct sl_backend *b, const void *x, int n, const struct sl_product *p,
                    int n_products);
 
     /* Turns the parts in place; row i of each stands at position pos[i]. */
@@ -173,11 +259,11 @@ struct sl_backend_ops {
                      const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v);
 
     /* Causal attention of rows q [n][n_heads*head_dim] over each sequence's own cache, which
-     * already holds this batch's rows: out [n][n_heads*head_dim]. Query head h reads KV head h /
-     * (n_heads/n_kv_heads). (Ainslie et al. 2023) */
+     * already holds this batch's rows: out [n][n_heads*head_dim], product rows. Query head h reads
+     * KV head h / (n_heads/n_kv_heads). (Ainslie et al. 2023) */
     void (*attention)(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                      const struct sl_attn *a, float *out);
+                      const struct sl_attn *a, void *out);
 
     /* The same over latents: x [n][dim] is stored; q [n][n_heads*dim] meets whole rows, out
      * [n][n_heads*v_dim] is the weighted sum of their first v_dim elements. Any number of heads;
@@ -194,19 +280,72 @@ struct sl_backend_ops {
                         const float *x, int64_t x_stride, int64_t x_head, int n, float *out,
                         int64_t out_stride, int64_t out_head);
 
-    /* out[i] = act(gate[i]) * up[i], i < count. out may be gate. */
+    /* Product rows out [n][cols] = act(gate) * up; gate and up are [n][cols]. out may be gate where
+     * product rows are float32. */
     void (*glu)(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
-                int64_t count, float *out);
+                int64_t n, int64_t cols, void *out);
 
-    /* out[i] += the mixture of x[i], rows of `dim`. Experts are added in ascending order. */
-    void (*moe)(struct sl_backend *b, const struct sl_moe *m, const float *x, int n, int dim,
+    /* out[i] += the mixture of x[i], product rows of `dim`. Experts are added in ascending order.
+     */
+    void (*moe)(struct sl_backend *b, const struct sl_moe *m, const void *x, int n, int dim,
                 float *out);
+
+    /* to = scale * from (+ to, with `add`) for n rows of cols elements, each matrix with its stride
+     * in floats. from may be to. */
+    void (*mix)(struct sl_backend *b, const float *from, int64_t from_stride, float *to,
+                int64_t to_stride, int64_t n, int64_t cols, float scale, int add);
+    /* Multiplies product rows y [n][cols] by sigmoid(gain . x), x product rows [n][dim]
+     * (Qwen2-MoE's shared expert). */
+    void (*weigh_rows)(struct sl_backend *b, const float *gain, const void *x, int n, int dim,
+                       void *y, int cols);
+    /* out[i] = x[picks[i]], rows of dim. */
+    void (*pick)(struct sl_backend *b, const float *x, const int32_t *picks, int n, int dim,
+                 float *out);
+    /* x = scale * x, then cap * tanh(x / cap) when cap is not 0; [count]. */
+    void (*soften)(struct sl_backend *b, float *x, int64_t count, float scale, float cap);
+
+    /* ---- what only a device has; all NULL elsewhere ------------------------------------------ */
+
+    /* Takes what the backend itself needs for steps of this size: *scratch_bytes of it. */
+    int (*reserve)(struct sl_backend *b, const struct sl_backend_limits *l, uint64_t *scratch_bytes,
+                   struct sl_err *err);
+    /* Bytes that load() will take for m. */
+    uint64_t (*weight_bytes)(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m);
+    void *(*alloc)(struct sl_backend *b, size_t bytes,
+                   struct sl_err *err); /* zeroed, 256-aligned */
+    void (*free)(struct sl_backend *b, void *p);
+    /* Ordered with the operations. upload: src may be reused on return; download waits. */
+    void (*upload)(struct sl_backend *b, void *dst, const void *src, size_t n);
+    void (*download)(struct sl_backend *b, void *dst, const void *src, size_t n);
+
+    /* Begins a step: sends the descriptor. Then either replay() returns 1, the recorded operations
+     * of an earlier step of the same size and `key` run again, and the caller gives none; or it
+     * returns 0, the caller gives them all, and recorded() ends them. end() waits for all of it. An
+     * error of the device comes out of end(). */
+    void (*begin)(struct sl_backend *b, const struct sl_step *s);
+    int (*replay)(struct sl_backend *b, uint32_t key);
+    void (*recorded)(struct sl_backend *b);
+    int (*end)(struct sl_backend *b, struct sl_err *err);
+
+    /* gate, up and glu in one: product rows out [n][n_ff] = act(x gate^T + gate_bias) * (x up^T +
+     * up_bias). */
+    void (*gate_up)(struct sl_backend *b, enum sl_act act, const void *x, int n,
+                    const struct sl_weight *gate, const float *gate_bias,
+                    const struct sl_weight *up, const float *up_bias, void *out);
+    /* rmsnorm of each head of q and k (gains NULL: none), rope of both, kv_write of k and v. */
+    void (*heads)(struct sl_backend *b, const struct sl_heads *h, const struct sl_kv_view *kv,
+                  const struct sl_seq_view *seqs, int n_seqs, const int32_t *pos, int n);
+    /* Draws and scores picks [first, first + n) of the step from logits [n][n_vocab] (they are
+     * spoiled) as the step says. drawn() and scored() read them after end(): [n_picks]. */
+    void (*draw)(struct sl_backend *b, float *logits, int first, int n, int n_vocab);
+    const struct sl_drawn *(*drawn)(struct sl_backend *b);
+    const float *(*scored)(struct sl_backend *b);
 };
 
 /* What a backend is made from. */
 struct sl_backend_params {
     const char *kind; /* "ref", or "cpu" (the best row), or a forced row: "portable" "avx2" "avx512"
-                         "amx" */
+                         "amx"; "cuda:N": NVIDIA card number N */
     const int *cpus;  /* logical CPUs for the threads, pinned one each (hwloc); NULL: no pinning */
     int n_threads; /* >= 1; the calling thread works as thread 0 and is pinned by sl_backend_enter
                     */

@@ -225,7 +225,7 @@ static void run_batch(struct job *j, int from, int to)
         add_item(j, &n_items, e, row, m->up, m->up_bias, j->up);
     }
     multiply(j, one ? j->x : j->in, one ? 1 : (int)rows, n_items);
-    j->b->ops->glu(j->b, m->act, j->gate, j->up, rows * m->n_ff, j->gate);
+    j->b->ops->glu(j->b, m->act, j->gate, j->up, rows, m->n_ff, j->gate);
     n_items = 0;
     for (int e = from; e < to; e++)
         if (j->starts[e + 1] > j->starts[e])
@@ -277,7 +277,7 @@ static size_t lay_out(struct job *j, char *base)
 
 #define ROUTE_WORK 32 /* one expert's score costs about as much as this many elements */
 
-void sl_moe_run(struct sl_backend *b, const struct sl_moe *m, const float *x, int n, int dim,
+void sl_moe_run(struct sl_backend *b, const struct sl_moe *m, const void *x, int n, int dim,
                 float *out)
 {
     SL_ASSERT(m->n_used >= 1 && m->n_used <= m->n_experts);

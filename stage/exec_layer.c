@@ -188,7 +188,7 @@ static void dense(struct sl_stage *s, struct sl_layer *y, int n, float *out)
                                  {SL_ROLE_UP, SL_ROLE_UP_BIAS, s->up, 0}};
     const struct product down = {SL_ROLE_DOWN, SL_ROLE_DOWN_BIAS, out, SL_MATMUL_ADD};
     products(s, y, s->norm, n, in, 2);
-    s->ops->glu(s->b, s->act, s->gate, s->up, (int64_t)n * s->c.n_ff, s->gate);
+    s->ops->glu(s->b, s->act, s->gate, s->up, n, s->c.n_ff, s->gate);
     products(s, y, s->gate, n, &down, 1);
 }
 
@@ -213,7 +213,7 @@ static void experts(struct sl_stage *s, struct sl_layer *y, int n, float *out)
                                  {SL_ROLE_UP_SHARED, NO_BIAS, s->up, 0}};
     const struct product down = {SL_ROLE_DOWN_SHARED, NO_BIAS, out, SL_MATMUL_ADD};
     products(s, y, s->norm, n, in, 2);
-    s->ops->glu(s->b, s->act, s->gate, s->up, (int64_t)n * s->c.n_ff_shared, s->gate);
+    s->ops->glu(s->b, s->act, s->gate, s->up, n, s->c.n_ff_shared, s->gate);
     if (s->c.shared_gate) weigh_shared(s, y->v[SL_ROLE_SHARED_GATE], n);
     products(s, y, s->gate, n, &down, 1);
 }

@@ -120,7 +120,7 @@ static void tile(const struct sl_attend *j, const struct sl_attend_task *t,
 
 void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                      const struct sl_attn *a, float *out)
+                      const struct sl_attn *a, void *out)
 {
     static const struct sl_attend_kind kind = {SPAN_KEYS, work_floats, load_q, tile};
     SL_ASSERT(kv->head_dim > 0 && kv->head_dim <= SL_HEAD_DIM_MAX);

@@ -20,8 +20,8 @@ static void run(void *arg, int thread, int n_threads)
 }
 
 void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
-                int64_t count, float *out)
+                int64_t n, int64_t cols, void *out)
 {
-    struct job j = {b->vec, act, gate, up, count, out};
-    sl_cpu_run(b, count, run, &j);
+    struct job j = {b->vec, act, gate, up, n * cols, out};
+    sl_cpu_run(b, j.count, run, &j);
 }

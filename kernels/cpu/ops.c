@@ -45,10 +45,16 @@ static void cpu_unload(struct sl_backend *b, struct sl_weight *w)
     *w = (struct sl_weight){0};
 }
 
-static void cpu_matmul(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
+static void cpu_matmul(struct sl_backend *b, const void *x, int n, const struct sl_product *p,
                        int n_products)
 {
     sl_mm_run(b->matmul->kernels, b->pool, &b->matmul_scratch, x, n, p, n_products);
+}
+
+static void cpu_norm_rows(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
+                          int dim, void *out)
+{
+    sl_cpu_rmsnorm(b, x, gain, eps, n, dim, out);
 }
 
 const struct sl_backend_ops sl_cpu_ops = {
@@ -66,4 +72,11 @@ const struct sl_backend_ops sl_cpu_ops = {
     .head_matmul = sl_cpu_head_matmul,
     .glu = sl_cpu_glu,
     .moe = sl_moe_run,
+    .norm_rows = cpu_norm_rows,
+    .to_rows = sl_floats_to_rows,
+    .rows_bytes = sl_floats_rows_bytes,
+    .mix = sl_floats_mix,
+    .weigh_rows = sl_floats_weigh_rows,
+    .pick = sl_floats_pick,
+    .soften = sl_floats_soften,
 };

@@ -81,7 +81,7 @@ void sl_cpu_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
                      const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v);
 void sl_cpu_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                      const struct sl_attn *a, float *out);
+                      const struct sl_attn *a, void *out);
 void sl_cpu_latent_write(struct sl_backend *b, const struct sl_latent_view *kv,
                          const struct sl_seq_view *seqs, int n_seqs, const float *x);
 void sl_cpu_latent_attention(struct sl_backend *b, const struct sl_latent_view *kv,
@@ -91,7 +91,7 @@ void sl_cpu_head_matmul(struct sl_backend *b, const struct sl_weight *w, int n_h
                         const float *x, int64_t x_stride, int64_t x_head, int n, float *out,
                         int64_t out_stride, int64_t out_head);
 void sl_cpu_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
-                int64_t count, float *out);
+                int64_t n, int64_t cols, void *out);
 
 /* sl_mm_run_items on the backend's threads. */
 void sl_cpu_multiply(struct sl_backend *b, const float *x, int n, const struct sl_mm_item *items,

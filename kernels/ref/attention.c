@@ -158,7 +158,7 @@ static void run_all(struct sl_backend *b, struct job *j, const struct sl_seq_vie
 
 void sl_ref_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                      const struct sl_attn *a, float *out)
+                      const struct sl_attn *a, void *out)
 {
     struct job j = {
         .kv = kv, .how = a, .q = q, .out = out, .q_dim = kv->head_dim, .v_dim = kv->head_dim};

@@ -98,7 +98,7 @@ static void multiply(struct sl_backend *b, const float *x, int64_t x_stride, int
     sl_pool_run(b->pool, matmul_run, &j);
 }
 
-static void ref_matmul(struct sl_backend *b, const float *x, int n, const struct sl_product *p,
+static void ref_matmul(struct sl_backend *b, const void *x, int n, const struct sl_product *p,
                        int n_products)
 {
     for (int i = 0; i < n_products && n > 0; i++)
@@ -160,10 +160,18 @@ static double gated(enum sl_act act, double g, double u)
 }
 
 static void ref_glu(struct sl_backend *b, enum sl_act act, const float *gate, const float *up,
-                    int64_t count, float *out)
+                    int64_t n, int64_t cols, void *rows)
 {
+    float *out = rows;
     (void)b;
-    for (int64_t i = 0; i < count; i++) out[i] = (float)gated(act, (double)gate[i], (double)up[i]);
+    for (int64_t i = 0; i < n * cols; i++)
+        out[i] = (float)gated(act, (double)gate[i], (double)up[i]);
+}
+
+static void ref_norm_rows(struct sl_backend *b, const float *x, const float *gain, float eps, int n,
+                          int dim, void *out)
+{
+    ref_rmsnorm(b, x, gain, eps, n, dim, out);
 }
 
 const struct sl_backend_ops sl_ref_ops = {
@@ -181,4 +189,11 @@ const struct sl_backend_ops sl_ref_ops = {
     .head_matmul = ref_head_matmul,
     .glu = ref_glu,
     .moe = sl_moe_run,
+    .norm_rows = ref_norm_rows,
+    .to_rows = sl_floats_to_rows,
+    .rows_bytes = sl_floats_rows_bytes,
+    .mix = sl_floats_mix,
+    .weigh_rows = sl_floats_weigh_rows,
+    .pick = sl_floats_pick,
+    .soften = sl_floats_soften,
 };

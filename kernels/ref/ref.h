@@ -9,7 +9,7 @@ void sl_ref_kv_write(struct sl_backend *b, const struct sl_kv_view *kv,
                      const struct sl_seq_view *seqs, int n_seqs, const float *k, const float *v);
 void sl_ref_attention(struct sl_backend *b, const struct sl_kv_view *kv,
                       const struct sl_seq_view *seqs, int n_seqs, const float *q,
-                      const struct sl_attn *a, float *out);
+                      const struct sl_attn *a, void *out);
 void sl_ref_latent_write(struct sl_backend *b, const struct sl_latent_view *kv,
                          const struct sl_seq_view *seqs, int n_seqs, const float *x);
 void sl_ref_latent_attention(struct sl_backend *b, const struct sl_latent_view *kv,

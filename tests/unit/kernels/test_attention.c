@@ -93,7 +93,7 @@ static void seq_close(struct seq *s)
 static void step(struct sl_backend *b, const struct shape *h, struct cache *c, struct seq *s,
                  int from, int to)
 {
-    struct sl_seq_view view = {0, to - from, from, c->blocks[0]};
+    struct sl_seq_view view = {0, to - from, from, c->blocks[0], 0, 0, 0};
     size_t f = (size_t)from;
     b->ops->kv_write(b, &c->kv, &view, 1, s->k + f * s->wk, s->v + f * s->wk);
     const struct sl_attn how = how_of(h);
@@ -120,7 +120,8 @@ static void run_batched(struct sl_backend *b, const struct shape *h, struct seq 
     for (int from = 0; from < s->len; from += chunk, pos++) {
         int n = SL_MIN(chunk, s->len - from), first = pos < other->len;
         size_t rows = (size_t)(n + first), f = (size_t)from;
-        struct sl_seq_view views[2] = {{0, first, pos, c.blocks[1]}, {first, n, from, c.blocks[0]}};
+        struct sl_seq_view views[2] = {{0, first, pos, c.blocks[1], 0, 0, 0},
+                                       {first, n, from, c.blocks[0], 0, 0, 0}};
         float *q = malloc(4 * rows * s->wq), *k = malloc(4 * rows * s->wk);
         float *v = malloc(4 * rows * s->wk), *out = malloc(4 * rows * s->wq);
         if (first) {
@@ -246,9 +247,9 @@ static void long_context_of(struct shape h)
     struct cache c;
     seq_init(&s, &h, len, 60);
     cache_init(&c, &h, len);
-    struct sl_seq_view view = {0, len, 0, c.blocks[0]};
+    struct sl_seq_view view = {0, len, 0, c.blocks[0], 0, 0, 0};
     ref->ops->kv_write(ref, &c.kv, &view, 1, s.k, s.v);
-    view = (struct sl_seq_view){0, 1, len - 1, c.blocks[0]};
+    view = (struct sl_seq_view){0, 1, len - 1, c.blocks[0], 0, 0, 0};
     float want[576], first[576], out[576];
     const struct sl_attn how = how_of(&h);
     ref->ops->attention(ref, &c.kv, &view, 1, s.q, &how, want);
@@ -342,7 +343,7 @@ static void empty_batches(void **state)
     cache_init(&c, &h, 16);
     for (int r = 0; r < n; r++) {
         struct sl_backend *b = t_backend(rows[r], 2);
-        struct sl_seq_view view = {0, 0, 5, c.blocks[0]};
+        struct sl_seq_view view = {0, 0, 5, c.blocks[0], 0, 0, 0};
         float out = 7;
         b->ops->kv_write(b, &c.kv, &view, 1, NULL, NULL);
         const struct sl_attn how = {.n_heads = 4, .scale = 1};

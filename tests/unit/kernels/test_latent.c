@@ -95,7 +95,8 @@ static void run(struct sl_backend *b, const struct shape *h, struct seq *s, stru
     for (int from = 0; from < h->len; from += chunk, pos++) {
         int n = SL_MIN(chunk, h->len - from), first = other && pos < h->len;
         size_t f = (size_t)from, rows = (size_t)(n + first), p = (size_t)pos, one = (size_t)first;
-        struct sl_seq_view views[2] = {{0, first, pos, c.blocks[1]}, {first, n, from, c.blocks[0]}};
+        struct sl_seq_view views[2] = {{0, first, pos, c.blocks[1], 0, 0, 0},
+                                       {first, n, from, c.blocks[0], 0, 0, 0}};
         float *q = malloc(4 * rows * s->wq), *x = malloc(4 * rows * s->wx);
         float *out = malloc(4 * rows * s->wo);
         if (first) {
@@ -185,9 +186,9 @@ static void long_context(void **state)
     struct cache c;
     seq_init(&s, &h, 60);
     cache_init(&c, &h);
-    struct sl_seq_view view = {0, h.len, 0, c.blocks[0]};
+    struct sl_seq_view view = {0, h.len, 0, c.blocks[0], 0, 0, 0};
     ref->ops->latent_write(ref, &c.kv, &view, 1, s.x);
-    view = (struct sl_seq_view){0, 1, h.len - 1, c.blocks[0]};
+    view = (struct sl_seq_view){0, 1, h.len - 1, c.blocks[0], 0, 0, 0};
     float want[64 * 64], first[64 * 64], out[64 * 64];
     const struct sl_attn how = how_of(&h);
     ref->ops->latent_attention(ref, &c.kv, &view, 1, s.q, &how, want);

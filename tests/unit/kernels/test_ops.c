@@ -195,15 +195,15 @@ static void check_glu(struct sl_backend *b, struct sl_backend *ref)
             float *g = t_floats(7, n + 1, 30), *u = t_floats(8, n + 1, 12);
             float *want = t_floats(9, n + 1, 1), *y = t_floats(9, n + 1, 1);
             for (int64_t i = 0; i < n; i += 2) g[i] *= 0.1f;
-            ref->ops->glu(ref, acts[a], g, u, n, want);
-            b->ops->glu(b, acts[a], g, u, n, y);
+            ref->ops->glu(ref, acts[a], g, u, 1, n, want);
+            b->ops->glu(b, acts[a], g, u, 1, n, y);
             t_near(b->row, y, want, n + 1, 1e-9f, 4e-6f);
             for (int64_t i = 0; i < n; i += 17) {
                 float one;
-                b->ops->glu(b, acts[a], g + i, u + i, 1, &one);
+                b->ops->glu(b, acts[a], g + i, u + i, 1, 1, &one);
                 t_same(b->row, &one, y + i, sizeof(one));
             }
-            b->ops->glu(b, acts[a], g, u, n, g); /* in place */
+            b->ops->glu(b, acts[a], g, u, 1, n, g); /* in place */
             t_same(b->row, g, y, sizeof(float) * (size_t)n);
             free(g);
             free(u);
@@ -225,7 +225,7 @@ static void check_glu_extremes(struct sl_backend *b, struct sl_backend *ref)
     const float g[8] = {-1e30f, -100, -88, 88, 100, 1e30f, 0, NAN}, u[8] = {1, 1, 1, 1, 1, 1, 1, 1};
     for (size_t a = 0; a < 3; a++) {
         float y[8];
-        b->ops->glu(b, acts[a], g, u, 8, y);
+        b->ops->glu(b, acts[a], g, u, 1, 8, y);
         for (int i = 0; i < 3; i++) assert_true(fabsf(y[i]) < 1e-30f || i == 0);
         assert_true(isfinite(y[0]));
         for (int i = 3; i < 6; i++) assert_true(fabsf(y[i] / g[i] - 1) < 1e-6f);
@@ -233,7 +233,7 @@ static void check_glu_extremes(struct sl_backend *b, struct sl_backend *ref)
     }
     const float g2[8] = {-1e30f, 1e30f, 8, 7, 1, 0, 1, NAN}, u2[8] = {0, 9, 7, 8, -9, 3, NAN, 0};
     float y[8];
-    b->ops->glu(b, SL_ACT_SWIGLU_OAI, g2, u2, 8, y);
+    b->ops->glu(b, SL_ACT_SWIGLU_OAI, g2, u2, 1, 8, y);
     assert_true(isfinite(y[0]) && fabsf(y[1] - 55.99963f) < 1e-4f); /* 8 * 7 * sigmoid(11.914) */
     assert_true(y[1] == y[2] && y[1] == y[3]);
     assert_true(fabsf(y[4] + 6 * 0.845795f) < 1e-5f && y[5] == 0); /* sigmoid(1.702) */
