@@ -173,3 +173,32 @@ double gpu_time(struct sl_cuda *c, int rounds, int calls, void (*fn)(void *arg, 
     qsort(t, (size_t)rounds, sizeof *t, by_value);
     return t[rounds / 2];
 }
+
+struct replay {
+    cudaGraphExec_t exec;
+    cudaStream_t stream;
+};
+
+static void replay(void *arg, int call)
+{
+    struct replay *r = arg;
+    (void)call;
+    must(cudaGraphLaunch(r->exec, r->stream), "cudaGraphLaunch");
+}
+
+double gpu_time_graph(struct sl_cuda *c, int rounds, int calls, void (*fn)(void *arg, int call),
+                      void *arg)
+{
+    struct replay r = {.stream = c->stream};
+    cudaGraph_t graph;
+    fn(arg, 0); /* loads what is loaded at the first launch */
+    gpu_sync(c);
+    must(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < calls; i++) fn(arg, i);
+    must(cudaStreamEndCapture(c->stream, &graph), "cudaStreamEndCapture");
+    must(cudaGraphInstantiate(&r.exec, graph, 0), "cudaGraphInstantiate");
+    double t = gpu_time(c, rounds, 1, replay, &r);
+    cudaGraphExecDestroy(r.exec);
+    cudaGraphDestroy(graph);
+    return t / calls;
+}

@@ -37,6 +37,9 @@ double gpu_error(const float *a, const float *b, int64_t n);
 /* Seconds one call of fn takes: median of `rounds` timed with events, `calls` calls each. */
 double gpu_time(struct sl_cuda *c, int rounds, int calls, void (*fn)(void *arg, int call),
                 void *arg);
+/* The same of `calls` calls recorded in a graph, as decode steps run: without the host's share. */
+double gpu_time_graph(struct sl_cuda *c, int rounds, int calls, void (*fn)(void *arg, int call),
+                      void *arg);
 /* Bytes per second of a long read of device memory: the limit to compare with. */
 double gpu_read_bandwidth(struct sl_cuda *c);
 
