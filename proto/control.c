@@ -13,6 +13,7 @@
 #include "base/sl_assert.h"
 #include "proto/batch.h"
 #include "proto/control.pb-c.h"
+#include "proto/wire.h"
 
 #define LENGTH_BYTES 4
 #define ARENA_MAX (8u << 20) /* bytes one message may take in memory, in either direction */
@@ -81,6 +82,7 @@ static int hello_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     p->threads = h->threads;
     p->memory_bytes = h->memory_bytes;
     p->bandwidth = h->bandwidth;
+    p->gpu = text(h->gpu);
     return ports_to(h->ports, h->n_ports, &p->ports, &p->n_ports, a);
 }
 
@@ -133,17 +135,23 @@ static int wire_out(const struct sl_ctl *m, pb_message *to, struct sl_arena *a)
     Sluice__Ctl__Wire *p = to->wire;
     sluice__ctl__wire__init(p);
     p->epoch = w->epoch;
+    p->lane_in = w->lane_in != 0;
     if (w->n_peers > SL_CTL_PEERS_MAX) return SL_ELIMIT;
     p->n_peers = w->n_peers;
     p->peers = pointers(a, w->n_peers, sizeof(Sluice__Ctl__Peer));
     if (!p->peers) return SL_ENOMEM;
     for (size_t i = 0; i < w->n_peers; i++) {
         const struct sl_ctl_peer *from = &w->peers[i];
-        if (!address_ok(from->address, from->address_len)) return SL_ELIMIT;
+        if (!address_ok(from->address, from->address_len) ||
+            !address_ok(from->lane_address, from->lane_address_len))
+            return SL_ELIMIT;
         sluice__ctl__peer__init(p->peers[i]);
         p->peers[i]->stage = from->stage;
         p->peers[i]->transport = text(from->transport);
         p->peers[i]->address = bytes(from->address, from->address_len);
+        p->peers[i]->lane = text(from->lane);
+        p->peers[i]->lane_address = bytes(from->lane_address, from->lane_address_len);
+        p->peers[i]->activations = sl_frame_dtype_number(from->activations);
     }
     return 0;
 }
@@ -267,6 +275,7 @@ static int hello_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a
     h->threads = p->threads;
     h->memory_bytes = p->memory_bytes;
     h->bandwidth = p->bandwidth;
+    h->gpu = p->gpu;
     return ports_from(p->ports, p->n_ports, &h->ports, &h->n_ports, a);
 }
 
@@ -317,13 +326,22 @@ static int wire_in(const pb_message *from, struct sl_ctl *m, struct sl_arena *a)
     struct sl_ctl_peer *peers = sl_arena_alloc(a, (p->n_peers + 1) * sizeof *peers);
     if (!peers) return SL_ENOMEM;
     for (size_t i = 0; i < p->n_peers; i++) {
-        if (p->peers[i]->address.len > SL_CTL_ADDRESS_MAX) return SL_ELIMIT;
-        peers[i].stage = p->peers[i]->stage;
-        peers[i].transport = p->peers[i]->transport;
-        peers[i].address = p->peers[i]->address.data;
-        peers[i].address_len = p->peers[i]->address.len;
+        const Sluice__Ctl__Peer *q = p->peers[i];
+        int dtype = sl_frame_dtype_of(q->activations);
+        if (q->address.len > SL_CTL_ADDRESS_MAX || q->lane_address.len > SL_CTL_ADDRESS_MAX)
+            return SL_ELIMIT;
+        if (dtype < 0) return SL_EPROTO;
+        peers[i] = (struct sl_ctl_peer){.stage = q->stage,
+                                        .transport = q->transport,
+                                        .address = q->address.data,
+                                        .address_len = q->address.len,
+                                        .lane = q->lane,
+                                        .lane_address = q->lane_address.data,
+                                        .lane_address_len = q->lane_address.len,
+                                        .activations = (uint32_t)dtype};
     }
-    m->wire = (struct sl_ctl_wire){.epoch = p->epoch, .n_peers = p->n_peers, .peers = peers};
+    m->wire = (struct sl_ctl_wire){
+        .epoch = p->epoch, .lane_in = p->lane_in, .n_peers = p->n_peers, .peers = peers};
     return 0;
 }
 

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define SL_CTL_VERSION 2
+#define SL_CTL_VERSION 3
 #define SL_CTL_MESSAGE_MAX (1u << 20) /* bytes of one packed message */
 #define SL_CTL_REPORT_MS 200          /* heartbeat */
 #define SL_CTL_DEAD_MS 3000           /* silence after which a peer is dead */
@@ -46,8 +46,8 @@ struct sl_ctl_port {
 };
 struct sl_ctl_hello {
     uint32_t version;
-    const char *program, *key, *device, *host_id, *process_id, *cpu,
-        *backend; /* never NULL when decoded */
+    const char *program, *key, *device, *host_id, *process_id, *cpu, *backend,
+        *gpu; /* never NULL when decoded */
     uint32_t pid, threads;
     uint64_t memory_bytes;
     double bandwidth;
@@ -74,9 +74,14 @@ struct sl_ctl_peer {
     const char *transport;
     const void *address;
     size_t address_len;
+    const char *lane; /* "": none; never NULL when decoded */
+    const void *lane_address;
+    size_t lane_address_len;
+    uint32_t activations; /* enum sl_dtype: F32, BF16 or F8_E4M3 */
 };
 struct sl_ctl_wire {
     uint32_t epoch;
+    int lane_in;
     size_t n_peers;
     const struct sl_ctl_peer *peers;
 };

@@ -26,14 +26,18 @@ enum {
     AT_SENT = 40,   /* u64 */
     AT_N_HOPS = 48, /* u8 */
     AT_HOP = 49,    /* u8 */
-    AT_ZERO = 50,   /* u16, must be 0 */
+    AT_LANE = 50,   /* u16, 0 or 1 */
     AT_LINK = 52,
     AT_SEQ = 56,
     AT_SUM = 60, /* XXH32 of the header with 0 here */
     AT_ROUTE = 64
 };
 _Static_assert(AT_ROUTE + SL_ROUTE_MAX == SL_FRAME_HEAD_BYTES, "the route fills the header");
-_Static_assert(SL_F32 == 0 && SL_BF16 == 2, "the numbers on the wire");
+
+/* Payload formats and their numbers on the wire. */
+static const struct {
+    uint32_t number, dtype;
+} dtypes[] = {{0, SL_F32}, {2, SL_BF16}, {3, SL_F8_E4M3}};
 
 static void put_u16(uint8_t *p, uint16_t v)
 {
@@ -75,9 +79,11 @@ uint64_t sl_frame_payload_bytes(const struct sl_frame_head *h)
 {
     uint64_t elements = (uint64_t)h->rows * h->cols;
     if (elements == 0) return 0;
-    SL_ASSERT(h->dtype == SL_F32 || h->dtype == SL_BF16);
-    uint64_t size = h->dtype == SL_F32 ? 4 : 2;
-    return elements > UINT64_MAX / size ? UINT64_MAX : elements * size;
+    SL_ASSERT(h->dtype == SL_F32 || h->dtype == SL_BF16 || h->dtype == SL_F8_E4M3);
+    uint64_t size = h->dtype == SL_F32 ? 4 : h->dtype == SL_BF16 ? 2 : 1;
+    uint64_t scales = h->dtype == SL_F8_E4M3 ? (uint64_t)h->rows * 4 : 0;
+    if (elements > (UINT64_MAX - scales) / size) return UINT64_MAX;
+    return elements * size + scales;
 }
 
 size_t sl_frame_desc_padded(const struct sl_frame_head *h)
@@ -87,7 +93,7 @@ size_t sl_frame_desc_padded(const struct sl_frame_head *h)
 
 uint64_t sl_frame_body_bytes(const struct sl_frame_head *h)
 {
-    return sl_frame_desc_padded(h) + sl_frame_payload_bytes(h);
+    return sl_frame_desc_padded(h) + (h->lane ? 0 : sl_frame_payload_bytes(h));
 }
 
 static uint32_t checksum(const uint8_t head[SL_FRAME_HEAD_BYTES])
@@ -96,6 +102,20 @@ static uint32_t checksum(const uint8_t head[SL_FRAME_HEAD_BYTES])
     memcpy(copy, head, sizeof copy);
     memset(copy + AT_SUM, 0, 4);
     return XXH32(copy, sizeof copy, 0);
+}
+
+uint32_t sl_frame_dtype_number(uint32_t dtype)
+{
+    for (size_t i = 0; i < SL_ARRAY_LEN(dtypes); i++)
+        if (dtypes[i].dtype == dtype) return dtypes[i].number;
+    return UINT32_MAX; /* refused where it arrives */
+}
+
+int sl_frame_dtype_of(uint32_t number)
+{
+    for (size_t i = 0; i < SL_ARRAY_LEN(dtypes); i++)
+        if (dtypes[i].number == number) return (int)dtypes[i].dtype;
+    return -1;
 }
 
 void sl_frame_head_pack(const struct sl_frame_head *h, uint8_t out[SL_FRAME_HEAD_BYTES])
@@ -110,10 +130,11 @@ void sl_frame_head_pack(const struct sl_frame_head *h, uint8_t out[SL_FRAME_HEAD
     put_u32(out + AT_DESC_LEN, h->desc_len);
     put_u32(out + AT_ROWS, h->rows);
     put_u32(out + AT_COLS, h->cols);
-    put_u32(out + AT_DTYPE, h->dtype);
+    put_u32(out + AT_DTYPE, sl_frame_dtype_number(h->dtype));
     put_u64(out + AT_SENT, h->sent_ns);
     out[AT_N_HOPS] = h->n_hops;
     out[AT_HOP] = h->hop;
+    put_u16(out + AT_LANE, h->lane);
     put_u32(out + AT_LINK, h->link);
     put_u32(out + AT_SEQ, h->seq);
     memset(out + AT_ROUTE, SL_ROUTE_COORD, SL_ROUTE_MAX);
@@ -128,9 +149,10 @@ static int check_limits(const struct sl_frame_head *h, struct sl_err *err)
     if (h->desc_len > SL_FRAME_DESC_MAX)
         return sl_err_set(err, SL_EPROTO, "frame header: descriptor of %u bytes, at most %u",
                           h->desc_len, SL_FRAME_DESC_MAX);
-    if (h->dtype != SL_F32 && h->dtype != SL_BF16)
-        return sl_err_set(err, SL_EPROTO, "frame header: payload dtype %u, expected F32 or BF16",
-                          h->dtype);
+    if (h->dtype == SL_DTYPE_COUNT)
+        return sl_err_set(err, SL_EPROTO, "frame header: payload of unknown format");
+    if (h->lane > 1)
+        return sl_err_set(err, SL_EPROTO, "frame header: lane %u, expected 0 or 1", h->lane);
     uint64_t payload = sl_frame_payload_bytes(h);
     if (payload > SL_FRAME_PAYLOAD_MAX)
         return sl_err_set(err, SL_EPROTO,
@@ -160,8 +182,6 @@ int sl_frame_head_unpack(const uint8_t in[SL_FRAME_HEAD_BYTES], struct sl_frame_
         return sl_err_set(err, SL_EPROTO, "frame header: checksum does not match");
     h->link = get_u32(in + AT_LINK);
     h->seq = get_u32(in + AT_SEQ);
-    if (get_u16(in + AT_ZERO) != 0)
-        return sl_err_set(err, SL_EPROTO, "frame header: reserved bytes are not 0");
     h->kind = get_u16(in + AT_KIND);
     h->epoch = get_u32(in + AT_EPOCH);
     h->branch = get_u32(in + AT_BRANCH);
@@ -169,10 +189,12 @@ int sl_frame_head_unpack(const uint8_t in[SL_FRAME_HEAD_BYTES], struct sl_frame_
     h->desc_len = get_u32(in + AT_DESC_LEN);
     h->rows = get_u32(in + AT_ROWS);
     h->cols = get_u32(in + AT_COLS);
-    h->dtype = get_u32(in + AT_DTYPE);
+    int dtype = sl_frame_dtype_of(get_u32(in + AT_DTYPE));
+    h->dtype = dtype < 0 ? SL_DTYPE_COUNT : (uint32_t)dtype;
     h->sent_ns = get_u64(in + AT_SENT);
     h->n_hops = in[AT_N_HOPS];
     h->hop = in[AT_HOP];
+    h->lane = get_u16(in + AT_LANE);
     memcpy(h->route, in + AT_ROUTE, SL_ROUTE_MAX);
     return check_limits(h, err);
 }

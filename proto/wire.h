@@ -1,7 +1,9 @@
 /* wire.h - the fixed header of every data frame, byte by byte.
  *
- *  body = descriptor (desc_len bytes, padded with zeros to SL_FRAME_ALIGN) | payload (rows x cols
- * of dtype)
+ *  body = descriptor (desc_len bytes, padded with zeros to SL_FRAME_ALIGN) | payload
+ *
+ * Payload: rows x cols of F32 or BF16; F8_E4M3: a float32 scale per row, then rows x cols bytes. A
+ * frame whose payload takes a lane of its own (transport/lane.h) has none in its body.
  *
  * 128 bytes, little-endian (docs/wire.md has the table). The header is checked before anything is
  * allocated for the body; a frame that fails is dropped with its link, for a peer that sends one
@@ -40,7 +42,8 @@ struct sl_frame_head {
     uint64_t slot;     /* micro-batch number, grows by one */
     uint32_t desc_len; /* bytes */
     uint32_t rows, cols;
-    uint32_t dtype;      /* enum sl_dtype of the payload, F32 or BF16 */
+    uint32_t dtype;      /* enum sl_dtype of the payload: F32, BF16 or F8_E4M3 */
+    uint16_t lane;       /* 1: the payload does not travel in the body (transport/lane.h) */
     uint64_t sent_ns;    /* sender's monotonic clock; comparable on one host only */
     uint8_t n_hops, hop; /* route length (>= 1), and the entry that receives this frame; hop ==
                             n_hops: the coordinator, beyond the route's end */
@@ -49,11 +52,17 @@ struct sl_frame_head {
                            number in it */
 };
 
-/* Bytes of rows x cols elements of dtype; UINT64_MAX when that does not fit. dtype F32 or BF16
- * unless there are none. */
+/* The number a payload format has on the wire, UINT32_MAX for one that may not travel; and back,
+ * -1 for an unknown number. */
+uint32_t sl_frame_dtype_number(uint32_t dtype);
+int sl_frame_dtype_of(uint32_t number);
+
+/* Bytes of the payload, wherever it travels; UINT64_MAX when that does not fit. dtype is one of the
+ * three unless there are no elements. */
 uint64_t sl_frame_payload_bytes(const struct sl_frame_head *h);
 size_t sl_frame_desc_padded(const struct sl_frame_head *h);
-uint64_t sl_frame_body_bytes(const struct sl_frame_head *h); /* padded descriptor + payload */
+/* Padded descriptor and, unless it takes a lane, payload. */
+uint64_t sl_frame_body_bytes(const struct sl_frame_head *h);
 
 void sl_frame_head_pack(const struct sl_frame_head *h, uint8_t out[SL_FRAME_HEAD_BYTES]);
 /* Checks magic, version, checksum (XXH32 over the header) and every limit. SL_EPROTO says what is

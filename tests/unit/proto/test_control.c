@@ -9,24 +9,25 @@
 
 #include <cmocka.h>
 
+#include "base/dtype.h"
 #include "base/env.h"
 #include "base/sl_assert.h"
 #include "proto/control.h"
 
 static const struct sl_ctl_port ports[] = {{"local", "\0\1\2", 3}, {"ucx-tcp", "abc", 3}};
-static const struct sl_ctl_peer peers[] = {{1, "ucx-shm", "\0x", 2},
-                                           {SL_CTL_COORD, "local", "", 0}};
+static const struct sl_ctl_peer peers[] = {{1, "ucx-shm", "\0x", 2, "nccl", "\0id", 3, SL_BF16},
+                                           {SL_CTL_COORD, "local", "", 0, "", "", 0, SL_F32}};
 static const struct sl_ctl_link links[] = {{3, 4, 5, 6, "local"}};
 static const struct sl_ctl_step steps[] = {{1, 2, 3, 4, 5, 6}, {1ull << 60, 20, 30, 40, 50, 60}};
 
 static const struct sl_ctl messages[] = {
     {.kind = SL_CTL_HELLO,
-     .hello = {SL_CTL_VERSION, "0.1", "key", "alpha/0", "host", "process", "cpu", "avx512", 42, 8,
-               1ull << 40, 2.5e11, 2, ports}},
+     .hello = {SL_CTL_VERSION, "0.1", "key", "alpha/0", "host", "process", "cpu", "avx512", "GPU-1",
+               42, 8, 1ull << 40, 2.5e11, 2, ports}},
     {.kind = SL_CTL_LOAD, .load = {1, 4, "/m.gguf", "f16", 10, 20, 16, 1000, 64, 512, 1ull << 35}},
     {.kind = SL_CTL_PROGRESS, .progress = {5, 1ull << 33}},
     {.kind = SL_CTL_READY, .ready = {7, 1, 2, 3, 4}},
-    {.kind = SL_CTL_WIRE, .wire = {9, 2, peers}},
+    {.kind = SL_CTL_WIRE, .wire = {9, 1, 2, peers}},
     {.kind = SL_CTL_WIRED, .wired = {9}},
     {.kind = SL_CTL_REPORT, .report = {1, 2, 3, 4, 6, 5, 1, 2, links, steps}},
     {.kind = SL_CTL_FAIL, .fail = {SL_ENOMEM, "no memory"}},
@@ -92,6 +93,7 @@ static void test_fields(void **state)
     assert_string_equal(m.hello.process_id, "process");
     assert_string_equal(m.hello.cpu, "cpu");
     assert_string_equal(m.hello.backend, "avx512");
+    assert_string_equal(m.hello.gpu, "GPU-1");
     assert_int_equal(m.hello.pid, 42);
     assert_int_equal(m.hello.threads, 8);
     assert_true(m.hello.memory_bytes == 1ull << 40 && m.hello.bandwidth == 2.5e11);
@@ -109,6 +111,17 @@ static void test_fields(void **state)
     assert_true(m.load.max_rows == 512 && m.load.memory_bytes == 1ull << 35);
     assert_string_equal(m.load.model, "/m.gguf");
     assert_string_equal(m.load.kv_type, "f16");
+    sl_ctl_free(&m);
+    sl_buf_clear(&b);
+    assert_int_equal(sl_ctl_pack(&messages[4], &b), 0);
+    assert_int_equal(sl_ctl_unpack(b.data, b.len, &m, &used, NULL), 0);
+    assert_true(m.wire.epoch == 9 && m.wire.lane_in && m.wire.n_peers == 2);
+    assert_string_equal(m.wire.peers[0].transport, "ucx-shm");
+    assert_string_equal(m.wire.peers[0].lane, "nccl");
+    assert_int_equal(m.wire.peers[0].lane_address_len, 3);
+    assert_memory_equal(m.wire.peers[0].lane_address, "\0id", 3);
+    assert_int_equal(m.wire.peers[0].activations, SL_BF16);
+    assert_string_equal(m.wire.peers[1].lane, "");
     sl_ctl_free(&m);
     sl_buf_clear(&b);
     assert_int_equal(sl_ctl_pack(&messages[6], &b), 0);

@@ -37,8 +37,8 @@ static int equal(const struct sl_frame_head *a, const struct sl_frame_head *b)
     return a->kind == b->kind && a->epoch == b->epoch && a->branch == b->branch &&
            a->slot == b->slot && a->desc_len == b->desc_len && a->rows == b->rows &&
            a->cols == b->cols && a->dtype == b->dtype && a->sent_ns == b->sent_ns &&
-           a->n_hops == b->n_hops && a->hop == b->hop && a->link == b->link && a->seq == b->seq &&
-           memcmp(a->route, b->route, SL_ROUTE_MAX) == 0;
+           a->lane == b->lane && a->n_hops == b->n_hops && a->hop == b->hop && a->link == b->link &&
+           a->seq == b->seq && memcmp(a->route, b->route, SL_ROUTE_MAX) == 0;
 }
 
 static void test_bytes_are_where_the_table_says(void **state)
@@ -69,6 +69,14 @@ static void test_sizes(void **state)
     h.rows = h.cols = UINT32_MAX;
     h.dtype = SL_F32;
     assert_true(sl_frame_payload_bytes(&h) == UINT64_MAX);
+    h = example();
+    h.dtype = SL_F8_E4M3; /* a scale per row */
+    assert_int_equal(sl_frame_payload_bytes(&h), 3 * (576 + 4));
+    h.lane = 1; /* elsewhere */
+    assert_int_equal(sl_frame_payload_bytes(&h), 3 * (576 + 4));
+    assert_int_equal(sl_frame_body_bytes(&h), 128);
+    h.rows = h.cols = UINT32_MAX;
+    assert_true(sl_frame_payload_bytes(&h) > SL_FRAME_PAYLOAD_MAX);
 }
 
 static void test_round_trips(void **state)
@@ -84,7 +92,8 @@ static void test_round_trips(void **state)
         h.desc_len = (uint32_t)(r % (SL_FRAME_DESC_MAX + 1));
         h.rows = h.kind == SL_FRAME_BATCH ? (uint32_t)(r >> 20) % 8193 : 0;
         h.cols = (uint32_t)(r >> 30) % 8193;
-        h.dtype = r & 2 ? SL_F32 : SL_BF16;
+        h.dtype = r & 2 ? SL_F32 : r & 4 ? SL_BF16 : SL_F8_E4M3;
+        h.lane = (uint16_t)(r >> 63);
         h.n_hops = (uint8_t)(1 + r % SL_ROUTE_MAX);
         h.hop = (uint8_t)((r >> 40) % h.n_hops);
         for (int k = 0; k < SL_ROUTE_MAX; k++)
@@ -115,7 +124,7 @@ static void test_every_flipped_bit_is_noticed(void **state)
 static void test_limits(void **state)
 {
     (void)state;
-    for (int broken = 0; broken < 10; broken++) {
+    for (int broken = 0; broken < 11; broken++) {
         struct sl_frame_head h = example(), back;
         uint8_t out[SL_FRAME_HEAD_BYTES];
         switch (broken) {
@@ -149,17 +158,20 @@ static void test_limits(void **state)
         case 9:
             h.hop = 4; /* 3 = n_hops is the way back to the coordinator */
             break;
+        case 10:
+            h.lane = 2;
+            break;
         }
         sl_frame_head_pack(&h, out);
         assert_int_equal(sl_frame_head_unpack(out, &back, NULL), SL_EPROTO);
         assert_int_equal(back.link, 9);
         assert_int_equal(back.seq, 10);
     }
-    /* reserved bytes, with a sum that holds */
+    /* a format without a number, with a sum that holds */
     struct sl_frame_head h = example(), back;
     uint8_t out[SL_FRAME_HEAD_BYTES];
     sl_frame_head_pack(&h, out);
-    out[50] = 1;
+    out[36] = 1;
     memset(out + 60, 0, 4);
     uint32_t sum = XXH32(out, sizeof out, 0);
     memcpy(out + 60, &sum, 4);
