@@ -106,14 +106,36 @@ struct sl_cuda_weight {
     float offset;
     int64_t code_stride, high_stride; /* bytes from row to row */
     const void *code, *high;
-    const void *scale;  /* [rows][cols_padded / group], or the grid */
+    const void *scale;  /* [rows][ceil(cols_padded / group)], or the grid */
     const void *super;  /* SUB: half [rows][ceil(cols / 256)] */
-    const void *min;    /* [rows][cols_padded / group] */
+    const void *min;    /* [rows][ceil(cols_padded / group)] */
     const void *supmin; /* MIN_SUB: half [rows][ceil(cols / 256)] */
     const float *row;   /* [rows] */
     const int32_t *order;
     float lut[16]; /* LUT4 */
 };
+
+/* Groups of a row, whole or not; entries per row of `scale` (but GRID) and `min`. */
+static inline
+#ifdef __CUDACC__
+    __host__ __device__
+#endif
+    int64_t
+    sl_cuda_groups(const struct sl_cuda_weight *w)
+{
+    return (w->cols_padded + w->group - 1) / w->group;
+}
+
+/* Entries per row of `super` and `supmin`. */
+static inline
+#ifdef __CUDACC__
+    __host__ __device__
+#endif
+    int64_t
+    sl_cuda_supers(const struct sl_cuda_weight *w)
+{
+    return (w->cols + 255) / 256;
+}
 
 /* ---- the step -------------------------------------------------------------------------------- */
 
