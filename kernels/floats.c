@@ -23,7 +23,9 @@ void sl_floats_mix(struct sl_backend *b, const float *from, int64_t from_stride,
     for (int64_t i = 0; i < n; i++) {
         const float *f = from + i * from_stride;
         float *t = to + i * to_stride;
-        if (add)
+        if (scale == 0)
+            memset(t, 0, add ? 0 : sizeof(*t) * (size_t)cols);
+        else if (add)
             for (int64_t k = 0; k < cols; k++) t[k] += scale * f[k];
         else
             for (int64_t k = 0; k < cols; k++) t[k] = scale * f[k];

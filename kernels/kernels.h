@@ -110,6 +110,8 @@ struct sl_drawn {
     float top_logprob[SL_TOP_MAX];
 };
 
+#define SL_ADJUSTS_MAX 65536 /* adjustments of one step */
+
 /* What one micro-batch is, given to begin() before its operations. Arrays are the caller's and stay
  * until its results were read. */
 struct sl_step {
@@ -124,16 +126,23 @@ struct sl_step {
     const int32_t *next;        /* [n_picks] token whose log-probability is wanted, -1: none */
     const struct sl_adjust *adjust;
     int n_adjust;
-    int steady; /* the operations depend on nothing but n_rows, n_seqs, n_picks: may be replayed */
+    /* the operations depend on nothing but n_rows, n_seqs, n_picks, and every share is one row:
+     * they may be recorded and replayed */
+    int steady;
+    int run_rows, run_picks; /* set by begin(): how many of each to give to the operations (>=) */
 };
 
-/* The largest step, told once, before weights are loaded. */
+/* The largest step and the model's measures, told once, before weights are loaded. */
 struct sl_backend_limits {
     int max_rows, max_seqs, max_blocks; /* rows of a step; slots; entries of one block table */
     int block_tokens;
-    int n_embd, n_vocab;   /* n_vocab 0: not the last stage */
-    int max_cols;          /* widest input of any product */
-    uint64_t memory_bytes; /* that this backend may take in all; 0: what is free */
+    int n_embd, n_vocab; /* n_vocab 0: not the last stage */
+    int max_cols;        /* widest input of any product */
+    int max_out;         /* widest output, the logits left out */
+    int logit_rows;      /* rows that go through the output matrix together */
+    int n_heads, head_dim;           /* of queries; head_dim: of the cache's rows */
+    int n_experts, n_used, n_ff;     /* 0: no mixture of experts */
+    uint64_t memory_bytes;           /* that this backend may take in all; 0: what is free */
 };
 
 enum { SL_MATMUL_ADD = 1 }; /* out += instead of out = */
@@ -291,7 +300,7 @@ struct sl_backend_ops {
                 float *out);
 
     /* to = scale * from (+ to, with `add`) for n rows of cols elements, each matrix with its stride
-     * in floats. from may be to. */
+     * in floats. from may be to. A scale of 0 writes zeros without reading. */
     void (*mix)(struct sl_backend *b, const float *from, int64_t from_stride, float *to,
                 int64_t to_stride, int64_t n, int64_t cols, float scale, int add);
     /* Multiplies product rows y [n][cols] by sigmoid(gain . x), x product rows [n][dim]
@@ -309,8 +318,8 @@ struct sl_backend_ops {
     /* Takes what the backend itself needs for steps of this size: *scratch_bytes of it. */
     int (*reserve)(struct sl_backend *b, const struct sl_backend_limits *l, uint64_t *scratch_bytes,
                    struct sl_err *err);
-    /* Bytes that load() will take for m. */
-    uint64_t (*weight_bytes)(struct sl_backend *b, enum sl_use use, const struct sl_matrix *m);
+    /* Bytes of it that may still be had from alloc and load. */
+    uint64_t (*left)(struct sl_backend *b);
     void *(*alloc)(struct sl_backend *b, size_t bytes,
                    struct sl_err *err); /* zeroed, 256-aligned */
     void (*free)(struct sl_backend *b, void *p);
@@ -322,12 +331,12 @@ struct sl_backend_ops {
      * of an earlier step of the same size and `key` run again, and the caller gives none; or it
      * returns 0, the caller gives them all, and recorded() ends them. end() waits for all of it. An
      * error of the device comes out of end(). */
-    void (*begin)(struct sl_backend *b, const struct sl_step *s);
+    void (*begin)(struct sl_backend *b, struct sl_step *s);
     int (*replay)(struct sl_backend *b, uint32_t key);
     void (*recorded)(struct sl_backend *b);
     int (*end)(struct sl_backend *b, struct sl_err *err);
 
-    /* gate, up and glu in one: product rows out [n][n_ff] = act(x gate^T + gate_bias) * (x up^T +
+    /* gate, up and glu in one, for at most SL_DECODE_ROWS_MAX rows: product rows out [n][n_ff] = act(x gate^T + gate_bias) * (x up^T +
      * up_bias). */
     void (*gate_up)(struct sl_backend *b, enum sl_act act, const void *x, int n,
                     const struct sl_weight *gate, const float *gate_bias,
@@ -367,6 +376,9 @@ void sl_backend_enter(struct sl_backend *b);
 /* The rows this CPU can run, best last, for `--help`, tests and `inspect`; *n of them. Always holds
  * "ref" and "portable". */
 const char *const *sl_backend_rows(int *n);
+
+/* Memory in bytes that the backend's device has free for weights, caches and activations. */
+uint64_t sl_backend_memory(const struct sl_backend *b);
 
 /* Measures what this backend reads from memory, bytes per second, streaming `bytes` of weights once
  * per thread set: a first number for the plan. Takes about 50 ms. */

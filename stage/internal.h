@@ -12,7 +12,9 @@
 #include "stage/stage.h"
 
 #define SL_STAGE_SMALL_MAX (64u << 20) /* bytes of norms, biases and tables of one stage */
-#define SL_LOGIT_ROWS 32               /* rows that go through the output matrix together */
+/* Rows that go through the output matrix together: on the host, on a device. */
+#define SL_LOGIT_ROWS 32
+#define SL_LOGIT_ROWS_DEVICE 128
 
 /* The weights of one layer, by role (model/config.h); a role that it lacks is all zero. */
 struct sl_layer {
@@ -24,6 +26,14 @@ struct sl_layer {
     struct sl_kv_view kv;
     struct sl_latent_view latent; /* instead, for latent attention */
     struct sl_low *low;           /* what adapters add, lora.c's; NULL without any */
+};
+
+/* A row that needs logits: `row` of a share, where its score goes, where its logits go (or NULL).
+ */
+struct sl_pick {
+    int share, row;
+    float *score, *logits;
+    int host; /* its logits are wanted here, not only what the device makes of them */
 };
 
 /* Neighbouring rows of a micro-batch with one adapter. */
@@ -68,6 +78,7 @@ struct sl_stage {
     struct sl_rope ropes[2], far; /* as in config.h; `far` instead of ropes[0] for long sequences */
     void *kv;                     /* all layers' K and V */
     size_t kv_mapped;
+    uint64_t kv_wanted; /* blocks */
     enum sl_dtype kv_type;
 
     struct sl_stage_seq *seqs; /* [max_seqs] */
@@ -77,16 +88,31 @@ struct sl_stage {
     struct sl_batch_in in;
     struct sl_seq_view *views; /* [SL_BATCH_SEQS_MAX] */
     int32_t *pos;              /* [max_rows] */
-    /* workspace, 64-byte aligned: [max_rows][the widths of config.h] */
-    float *norm, *q, *k, *v, *attn, *gate, *up, *half, *latent, *q_latent, *o_latent, *q_a;
-    float *low;             /* [max_rows][low_rank]: rows between the two products of an adapter */
-    float *logits, *picked; /* [SL_LOGIT_ROWS][n_vocab], [n_embd]; last stage */
+    /* workspace in the backend's memory, for [max_rows] of the widths of config.h; float, or
+     * product rows (void). Where product rows are floats, the pairs on one line are one and the
+     * same. */
+    float *x; /* the residual stream on a device; on the host it is the frame's payload */
+    void *norm;
+    float *q, *k, *v, *up, *half, *latent, *q_latent, *o_latent;
+    float *values, *gate, *q_a, *low, *picked;
+    void *attn, *hidden, *q_a_rows, *low_rows, *picked_rows;
+    float *logits; /* [logit_rows][n_vocab]; last stage; low: between the products of an adapter */
+    int logit_rows;
     void *workspace;
     size_t workspace_mapped;
     struct sl_sampler *sampler;
     struct sl_results results; /* storage for the last stage's answer */
-    float *scores;             /* [max_rows] */
     struct sl_buf packed;
+
+    /* what the last stage does with rows of logits: pick i of the step */
+    struct sl_step step;
+    struct sl_pick *picks; /* [max_rows], as are the next five */
+    int32_t *ids, *pick_rows, *nexts;
+    struct sl_draw *draws;
+    float *scores;
+    struct sl_adjust *adjusts; /* [SL_ADJUSTS_MAX], on a device */
+    float *logits_host;        /* [n_vocab], on a device */
+    float *all_logits;         /* of a micro-batch that asks for them */
 
     struct sl_lora **adapters; /* [p.n_adapters] */
     int low_rank;              /* the largest of any adapter */
@@ -135,10 +161,12 @@ void sl_stage_lora_unload(struct sl_stage *s, struct sl_layer *y);
 void sl_stage_lora_close(struct sl_stage *s);
 void sl_stage_lora_begin(struct sl_stage *s, const struct sl_batch *b);
 void sl_stage_lora_add(struct sl_stage *s, const struct sl_layer *y, enum sl_role role,
-                       const float *x, float *out);
+                       const void *x, float *out);
 
-/* reserve.c: KV cache and workspace; fills info.n_blocks. */
+/* reserve.c: workspace and KV cache; fills info. On a device weights have other sizes than in the
+ * file, so the cache is taken after them, of what is left (sl_stage_reserve_cache). */
 int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err);
+int sl_stage_reserve_cache(struct sl_stage *s, struct sl_err *err);
 void sl_stage_unreserve(struct sl_stage *s);
 
 /* seqs.c: applies a descriptor to the block tables and fills views and pos. */
@@ -148,12 +176,17 @@ void sl_stage_forget(struct sl_stage_seq *q);
 /* exec_layer.c: the layers over x [n_rows][n_embd], in place. */
 void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);
 
+/* step.c: what a micro-batch asks of the kernels: s->step, picks, places of the results. */
+int sl_stage_plan(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
+/* The results of the micro-batch, packed. */
+int sl_stage_answer(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
+
 /* exec.c: what comes before and after the layers. */
 /* Is what the shares ask for something that can be answered? SL_EPROTO. */
 int sl_exec_check(const struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 /* The first stage: embeddings of the tokens into x. */
-void sl_exec_embed(struct sl_stage *s, const struct sl_batch *b, float *x);
-/* The last stage: the results of the micro-batch. */
-int sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x, struct sl_err *err);
+void sl_exec_embed(struct sl_stage *s, float *x);
+/* The last stage: from x to tokens, scores and logits. */
+void sl_exec_head(struct sl_stage *s, const struct sl_batch *b, const float *x);
 
 #endif

@@ -39,6 +39,19 @@ static int is_norm(enum sl_role role)
            role == SL_ROLE_K_NORM || role == SL_ROLE_OUT_NORM;
 }
 
+/* Numbers of the arena to where the kernels find them: a copy on a device, else themselves. */
+static int hand_over(struct loader *l, const float *v, size_t n, const float **out)
+{
+    struct sl_stage *s = l->s;
+    *out = v;
+    if (!s->ops->alloc) return 0;
+    float *copy = s->ops->alloc(s->b, n * sizeof *copy, l->err);
+    if (!copy) return l->err ? l->err->code : SL_ENOMEM;
+    s->ops->upload(s->b, copy, v, n * sizeof *copy);
+    *out = copy;
+    return 0;
+}
+
 /* A vector as float32 in the stage's arena; *out is NULL when the layer has none. */
 static int load_vector(struct loader *l, enum sl_role role, int layer, const float **out)
 {
@@ -62,8 +75,15 @@ static int load_vector(struct loader *l, enum sl_role role, int layer, const flo
         if (is_norm(role)) v[i] += s->c.norm_offset;
     }
     sl_weights_unmap(s->weights, t);
-    *out = v;
+    r = hand_over(l, v, (size_t)p.rows, out);
+    if (r) return r;
     return p.first == 0 ? advance(l, t->bytes) : 0; /* slices: counted with the first */
+}
+
+static int group(struct loader *l, struct sl_weight *w, int n)
+{
+    struct sl_stage *s = l->s;
+    return s->ops->group ? s->ops->group(s->b, w, n, l->err) : 0;
 }
 
 static int load_slots(struct loader *l, enum sl_role role, int layer, struct sl_layer *y)
@@ -74,7 +94,7 @@ static int load_slots(struct loader *l, enum sl_role role, int layer, struct sl_
     if (!y->many[role]) return sl_err_set(l->err, SL_ENOMEM, "no memory for %d weights", n);
     for (int i = 0; r == 0 && i < n; i++)
         r = load_matrix(l, role, layer, i, SL_USE_MATMUL, &y->many[role][i]);
-    return r;
+    return r ? r : group(l, y->many[role], n);
 }
 
 /* Gate and up of an expert may be slices of one tensor: expert by expert, so that it is opened
@@ -91,6 +111,7 @@ static int load_experts(struct loader *l, int layer, struct sl_layer *y)
     for (int i = 0; r == 0 && i < n; i++)
         for (size_t k = 0; r == 0 && k < SL_ARRAY_LEN(roles); k++)
             r = load_matrix(l, roles[k], layer, i, SL_USE_MATMUL, &y->many[roles[k]][i]);
+    for (size_t k = 0; r == 0 && k < SL_ARRAY_LEN(roles); k++) r = group(l, y->many[roles[k]], n);
     return r;
 }
 
@@ -146,7 +167,7 @@ static int make_rope(struct loader *l, int which, int far, struct sl_rope *out)
     if (!f) return sl_err_set(l->err, SL_ENOMEM, "no memory for the rope table");
     int r = sl_config_rope(s->weights, &s->c, which, far, f, &magnitude, l->err);
     *out = (struct sl_rope){s->c.rope_dims, s->c.rope == SL_ROPE_NEOX, magnitude, f};
-    return r;
+    return r ? r : hand_over(l, f, (size_t)s->c.rope_dims / 2, &out->inv_freq);
 }
 
 static int make_ropes(struct loader *l)

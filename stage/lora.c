@@ -104,7 +104,7 @@ void sl_stage_lora_begin(struct sl_stage *s, const struct sl_batch *b)
 }
 
 void sl_stage_lora_add(struct sl_stage *s, const struct sl_layer *y, enum sl_role role,
-                       const float *x, float *out)
+                       const void *x, float *out)
 {
     for (int i = 0; i < s->n_runs; i++) {
         const struct sl_lora_run *run = &s->runs[i];
@@ -113,7 +113,9 @@ void sl_stage_lora_add(struct sl_stage *s, const struct sl_layer *y, enum sl_rol
         const struct sl_product down = {&low->a, NULL, s->low, 0};
         const struct sl_product up = {&low->b, NULL, out + (int64_t)run->row * low->b.rows,
                                       SL_MATMUL_ADD};
-        s->ops->matmul(s->b, x + (int64_t)run->row * low->a.cols, run->n, &down, 1);
-        s->ops->matmul(s->b, s->low, run->n, &up, 1);
+        size_t row_bytes = s->ops->rows_bytes(1, low->a.cols);
+        s->ops->matmul(s->b, (const char *)x + (size_t)run->row * row_bytes, run->n, &down, 1);
+        s->ops->to_rows(s->b, s->low, run->n, low->rank, s->low_rows);
+        s->ops->matmul(s->b, s->low_rows, run->n, &up, 1);
     }
 }

@@ -387,8 +387,46 @@ static const float *adjust(struct sl_sampler *s, const float *logits, const stru
     return s->adjusted;
 }
 
+/* The sum of the biases of a token; *first: whether entry `at` is its first. */
+static float bias_of(const struct sl_sampling *p, int32_t token, int at, int *first)
+{
+    float sum = 0;
+    *first = 1;
+    for (int i = 0; i < SL_MIN(p->n_bias, SL_LOGIT_BIAS_MAX); i++) {
+        if (p->bias[i].token != token) continue;
+        if (i < at) *first = 0;
+        sum += p->bias[i].bias;
+    }
+    return sum;
+}
+
+int sl_sample_adjustments(const struct sl_sampling *p, const struct sl_history *h, int n_vocab,
+                          struct sl_adjust *out, int max)
+{
+    int n = 0, first, penalties = h && h->len && has_penalties(p);
+    for (uint32_t i = 0; penalties && i < h->cap; i++) {
+        const struct seen *t = &h->slots[i];
+        if (t->token < 0 || t->token >= n_vocab) continue;
+        if (n == max) return -1;
+        out[n] = (struct sl_adjust){t->token, p->repetition_penalty > 0 ? p->repetition_penalty : 1,
+                                    bias_of(p, t->token, 0, &first)};
+        if (t->generated)
+            out[n].add -= p->presence_penalty + p->frequency_penalty * (float)t->generated;
+        n++;
+    }
+    for (int i = 0; i < SL_MIN(p->n_bias, SL_LOGIT_BIAS_MAX); i++) {
+        int32_t token = p->bias[i].token;
+        float add = bias_of(p, token, i, &first);
+        if (token < 0 || token >= n_vocab || !first) continue;
+        if (penalties && seen_find(h->slots, h->cap, token)->token == token) continue;
+        if (n == max) return -1;
+        out[n++] = (struct sl_adjust){token, 1, add};
+    }
+    return n;
+}
+
 /* Uniform in [0, 1), 53 bits. */
-static double chance(uint64_t seed, int32_t pos)
+double sl_sample_chance(uint64_t seed, int32_t pos)
 {
     return (double)(sl_mix64(sl_mix64(seed) + (uint32_t)pos) >> 11) * 0x1p-53;
 }
@@ -425,7 +463,7 @@ static int32_t draw(struct sl_sampler *s, const float *x, const struct sl_sampli
     int kept = 0;
     for (int i = 0; i < n; i++)
         if (c[i].w >= min_p) c[kept++] = c[i];
-    return pick(c, kept, chance(p->seed, pos));
+    return pick(c, kept, sl_sample_chance(p->seed, pos));
 }
 
 void sl_sample(struct sl_sampler *s, const float *logits, const struct sl_sampling *p,

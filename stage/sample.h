@@ -7,6 +7,7 @@
 #ifndef SL_STAGE_SAMPLE_H
 #define SL_STAGE_SAMPLE_H
 
+#include "kernels/kernels.h"
 #include "proto/batch.h"
 
 #ifdef __cplusplus
@@ -29,6 +30,13 @@ void sl_sampler_destroy(struct sl_sampler *s);
  * (out->row and out->seq stay). Ties: the lower id. */
 void sl_sample(struct sl_sampler *s, const float *logits, const struct sl_sampling *p,
                const struct sl_history *h, int32_t pos, struct sl_sampled *out);
+
+/* What penalties and bias do to the logits of n_vocab tokens, for a device that draws itself: at
+ * most `max` entries, each token once. Their number, or -1 when there are more. */
+int sl_sample_adjustments(const struct sl_sampling *p, const struct sl_history *h, int n_vocab,
+                          struct sl_adjust *out, int max);
+/* The chance in [0, 1) with which the token at `pos` is drawn. */
+double sl_sample_chance(uint64_t seed, int32_t pos);
 
 /* log softmax(logits)[token] in double precision. */
 double sl_logprob(const float *logits, int n_vocab, int32_t token);

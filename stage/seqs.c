@@ -112,8 +112,13 @@ int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *
         const struct sl_batch_seq *in = &b->seqs[i];
         int r = apply_one(s, in, err);
         if (r) return r;
-        s->views[i] = (struct sl_seq_view){
-            .row = row, .n = in->n_tokens, .pos = in->pos, .blocks = s->seqs[in->seq].blocks};
+        s->views[i] = (struct sl_seq_view){.row = row,
+                                           .n = in->n_tokens,
+                                           .pos = in->pos,
+                                           .blocks = s->seqs[in->seq].blocks,
+                                           .slot = (int)in->seq,
+                                           .n_blocks = s->seqs[in->seq].n_blocks,
+                                           .new_blocks = in->n_blocks};
         for (int k = 0; k < in->n_tokens; k++) s->pos[row++] = in->pos + k;
     }
     return 0;

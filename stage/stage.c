@@ -43,10 +43,21 @@ static int allocate_tables(struct sl_stage *s, struct sl_err *err)
     s->pos = calloc((size_t)s->p.max_rows, sizeof *s->pos);
     s->results.sampled = calloc(SL_BATCH_SEQS_MAX, sizeof *s->results.sampled);
     s->results.scored = calloc(SL_BATCH_SEQS_MAX, sizeof *s->results.scored);
+    size_t rows = (size_t)s->p.max_rows;
+    s->ids = calloc(rows, sizeof *s->ids);
+    s->picks = calloc(rows, sizeof *s->picks);
+    s->pick_rows = calloc(rows, sizeof *s->pick_rows);
+    s->nexts = calloc(rows, sizeof *s->nexts);
+    s->draws = calloc(rows, sizeof *s->draws);
+    s->scores = calloc(rows, sizeof *s->scores);
+    int drawing = last && s->ops->draw;
+    if (drawing) s->adjusts = calloc(SL_ADJUSTS_MAX, sizeof *s->adjusts);
+    if (drawing) s->logits_host = calloc((size_t)s->c.n_vocab, sizeof *s->logits_host);
     s->sampler = last ? sl_sampler_create(s->c.n_vocab) : NULL;
     sl_buf_init(&s->packed, SL_FRAME_DESC_MAX);
     if (!s->layers || !s->seqs || !s->views || !s->pos || !s->results.sampled ||
-        !s->results.scored || (last && !s->sampler))
+        !s->results.scored || (last && !s->sampler) || !s->ids || !s->picks || !s->pick_rows ||
+        !s->nexts || !s->draws || !s->scores || (drawing && (!s->adjusts || !s->logits_host)))
         return sl_err_set(err, SL_ENOMEM, "no memory for the stage's tables");
     return 0;
 }
@@ -70,6 +81,7 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
     if (r == 0) r = sl_stage_lora_open(s, &adapters, err);
     if (r == 0) r = sl_stage_reserve(s, bytes + adapters, err);
     if (r == 0) r = sl_stage_load_weights(s, err);
+    if (r == 0) r = sl_stage_reserve_cache(s, err);
     if (r) {
         sl_stage_destroy(s);
         return r;
@@ -97,6 +109,15 @@ void sl_stage_destroy(struct sl_stage *s)
     sl_weights_close(s->weights);
     free(s->results.sampled);
     free(s->results.scored);
+    free(s->ids);
+    free(s->picks);
+    free(s->pick_rows);
+    free(s->nexts);
+    free(s->draws);
+    free(s->scores);
+    free(s->adjusts);
+    free(s->logits_host);
+    free(s->all_logits);
     free(s->pos);
     free(s->views);
     free(s->seqs);
@@ -114,8 +135,8 @@ void sl_stage_reset(struct sl_stage *s)
     for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(&s->seqs[i]);
 }
 
-/* The frame that carries this micro-batch's activations: on the first stage a new one with the
- * token embeddings, later the very frame that arrived, whose payload is the residual stream. */
+/* The frame that carries this micro-batch's activations: on the first stage a new one, later the
+ * very frame that arrived, whose payload is the residual stream. */
 static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *err)
 {
     const struct sl_batch *b = &s->in.batch;
@@ -137,11 +158,35 @@ static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *e
         return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
     g->recv_ns = (*f)->recv_ns;
     memcpy(g->body, (*f)->body, h->desc_len);
-    sl_exec_embed(s, b, sl_frame_payload(g));
     /* the old frame must stay until the step ends: the unpacked batch points into it */
     g->next = *f;
     *f = g;
     return 0;
+}
+
+/* Everything between descriptor and answer, on x. */
+static void compute(struct sl_stage *s, float *x)
+{
+    const struct sl_batch *b = &s->in.batch;
+    if (sl_stage_is_first(s)) sl_exec_embed(s, x);
+    sl_exec_layers(s, b, x);
+    if (sl_stage_is_last(s)) sl_exec_head(s, b, x);
+}
+
+/* The same on a device, with the stream brought there and back. */
+static int compute_away(struct sl_stage *s, struct sl_frame *f, struct sl_err *err)
+{
+    size_t bytes = (size_t)s->step.n_rows * (size_t)s->c.n_embd * sizeof *s->x;
+    s->ops->begin(s->b, &s->step);
+    if (!sl_stage_is_first(s)) s->ops->upload(s->b, s->x, sl_frame_payload(f), bytes);
+    if (!s->ops->replay(s->b, 0)) {
+        compute(s, s->x);
+        s->ops->recorded(s->b);
+    } else if (s->p.moved) {
+        s->p.moved(s->p.progress_arg);
+    }
+    if (!sl_stage_is_last(s)) s->ops->download(s->b, sl_frame_payload(f), s->x, bytes);
+    return s->ops->end(s->b, err);
 }
 
 static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct sl_frame **out,
@@ -169,16 +214,21 @@ int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out
     if (r == 0) r = sl_batch_unpack(sl_frame_desc(in), in->head.desc_len, &s->in, err);
     if (r == 0) r = sl_exec_check(s, &s->in.batch, err);
     if (r == 0) r = sl_stage_apply(s, &s->in.batch, err);
+    if (r == 0) sl_stage_lora_begin(s, &s->in.batch);
+    if (r == 0) r = sl_stage_plan(s, &s->in.batch, err);
     if (r == 0) r = activations(s, &f, err);
     if (r == 0) {
         *rows = (uint32_t)s->in.batch.n_rows;
-        sl_exec_layers(s, &s->in.batch, sl_frame_payload(f));
-        if (sl_stage_is_last(s)) {
-            r = sl_exec_head(s, &s->in.batch, sl_frame_payload(f), err);
-            if (r == 0) r = results_frame(s, f, out, err);
-        } else {
-            *out = f;
-        }
+        if (s->ops->begin)
+            r = compute_away(s, f, err);
+        else
+            compute(s, sl_frame_payload(f));
+    }
+    if (r == 0 && sl_stage_is_last(s)) {
+        r = sl_stage_answer(s, &s->in.batch, err);
+        if (r == 0) r = results_frame(s, f, out, err);
+    } else if (r == 0) {
+        *out = f;
     }
     if (f != in) sl_frame_free(in);
     if (f != *out) sl_frame_free(f);
