@@ -16,19 +16,33 @@ static void must(cudaError_t e, const char *what)
     exit(1);
 }
 
+/* Copies from the host's pageable memory and fills may still be under way when their calls return,
+ * and the tests' stream does not wait for the default one. */
+static void settle(void)
+{
+    must(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize");
+}
+
 void *gpu_alloc(size_t bytes)
 {
     void *p;
     must(cudaMalloc(&p, bytes ? bytes : 1), "cudaMalloc");
     must(cudaMemset(p, 0, bytes), "cudaMemset");
+    settle();
     return p;
 }
 
 void *gpu_copy(const void *host, size_t bytes)
 {
     void *p = gpu_alloc(bytes);
-    must(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    gpu_write(p, host, bytes);
     return p;
+}
+
+void gpu_write(void *device, const void *host, size_t bytes)
+{
+    must(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    settle();
 }
 
 void gpu_free(void *p)

@@ -17,9 +17,11 @@ void gpu_close(struct sl_cuda *c);
 /* Fails the program with CUDA's words when anything went wrong until now; waits. */
 void gpu_sync(struct sl_cuda *c);
 
-/* Zeroed device memory, a copy of host memory, and back again (waits). Failing is fatal. */
+/* Zeroed device memory, a copy of host memory, host memory into it, and back again; all wait.
+ * Failing is fatal. */
 void *gpu_alloc(size_t bytes);
 void *gpu_copy(const void *host, size_t bytes);
+void gpu_write(void *device, const void *host, size_t bytes);
 void gpu_read(struct sl_cuda *c, void *host, const void *device, size_t bytes);
 void gpu_free(void *p);
 
