@@ -11,6 +11,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "cli/resolve.h"
+#include "kernels/kernels.h"
 #include "proto/control.h"
 #include "stage/loop.h"
 
@@ -62,7 +63,19 @@ static int single(const struct sl_session_options *o, struct sl_cluster *out, st
     if (r) return r;
     int n = sl_session_cpus(o, cpus, err);
     if (n < 0) return n;
-    return sl_cluster_single(path, o->backend, cpus, n, o->stages ? (int)o->stages : 1, out, err);
+    int stages = o->stages ? (int)o->stages : 1, cards = sl_backend_cards();
+    const char *backend = o->backend;
+    if (!backend && cards && !o->cpus && !o->threads && !sl_env_get("SLUICE_CPU")) backend = "cuda";
+    if (backend && strcmp(backend, "cuda") == 0 && stages > cards && cards) backend = "cuda:0";
+    r = sl_cluster_single(path, backend, cpus, n, stages, out, err);
+    for (int i = 0; r == 0 && i < out->n_devices; i++) {
+        struct sl_device *d = &out->devices[i];
+        int same = 0;
+        for (int k = 0; k < out->n_devices; k++) same += out->devices[k].gpu == d->gpu;
+        if (d->gpu >= 0 && same > 1) /* stages of this process on one card share its memory */
+            d->memory_bytes = sl_backend_card_memory(d->gpu) / (uint64_t)same;
+    }
+    return r;
 }
 
 static int from_file(const char *yaml, struct sl_cluster *out, struct sl_err *err)

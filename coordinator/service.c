@@ -362,6 +362,13 @@ static uint64_t workspace_bytes(const struct sl_config *c)
     return (SL_MAX_ROWS * row + logits) * sizeof(float);
 }
 
+/* Bytes of an element of the KV cache; "auto" is 16 bits on every device. */
+static int kv_element_bytes(const char *format)
+{
+    if (format && strcmp(format, "f32") == 0) return 4;
+    return format && strcmp(format, "fp8") == 0 ? 1 : 2;
+}
+
 static int create_coord(struct sl_service *s, struct sl_err *err)
 {
     const struct sl_cluster *c = s->cluster;
@@ -385,8 +392,7 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
         r = sl_config_edge_bytes(s->weights, &s->config, &p.model.embed_bytes, &p.model.head_bytes,
                                  err);
     if (r) return r;
-    p.model.kv_bytes_per_token =
-        sl_config_kv_bytes(&s->config, strcmp(c->kv_format ? c->kv_format : "", "f32") ? 2 : 4);
+    p.model.kv_bytes_per_token = sl_config_kv_bytes(&s->config, kv_element_bytes(c->kv_format));
     for (int i = 0; i < c->n_devices; i++) {
         const struct sl_device *d = &c->devices[i];
         s->hints[i] =

@@ -10,7 +10,11 @@
 
 #include "base/cpu.h"
 #include "base/env.h"
+#include "base/host.h"
 #include "base/sl_assert.h"
+#ifdef SL_KERNELS_CUDA
+#include "kernels/cuda/device.h"
+#endif
 
 #define ROWS_MAX 8
 
@@ -98,15 +102,36 @@ static int choose(struct sl_backend *b, const char *kind, struct sl_err *err)
     return 0;
 }
 
+/* A card by its name "cuda:N"; *is: whether it is such a name. */
+static int choose_card(struct sl_backend *b, const char *kind, int *is, struct sl_err *err)
+{
+    *is = strncmp(kind, "cuda", 4) == 0 && (kind[4] == 0 || kind[4] == ':');
+    if (!*is) return 0;
+    char *end;
+    long n = kind[4] ? strtol(kind + 5, &end, 10) : 0;
+    if (kind[4] && (end == kind + 5 || *end || n < 0 || n > 1023))
+        return sl_err_set(err, SL_EINPUT, "'%s' names no card; write cuda:0", kind);
+#ifdef SL_KERNELS_CUDA
+    return sl_cuda_open(b, (int)n, err);
+#else
+    (void)b;
+    return sl_err_set(err, SL_EUNSUPPORTED,
+                      "this sluice was built without CUDA, so %s cannot be used; build it with "
+                      "-DSLUICE_CUDA=ON",
+                      kind);
+#endif
+}
+
 int sl_backend_create(const struct sl_backend_params *p, struct sl_backend **out,
                       struct sl_err *err)
 {
     struct sl_backend *b = calloc(1, sizeof(*b));
     if (!b) return sl_err_set(err, SL_ENOMEM, "kernels: out of memory");
-    int rc = choose(b, p->kind ? p->kind : "cpu", err);
-    if (rc == 0) rc = sl_pool_create(p->cpus, p->n_threads, &b->pool, err);
+    int card, rc = choose_card(b, p->kind ? p->kind : "cpu", &card, err);
+    if (rc == 0 && !card) rc = choose(b, p->kind ? p->kind : "cpu", err);
+    if (rc == 0 && !card) rc = sl_pool_create(p->cpus, p->n_threads, &b->pool, err);
     if (rc) {
-        free(b);
+        sl_backend_destroy(b);
         return rc;
     }
     *out = b;
@@ -116,6 +141,9 @@ int sl_backend_create(const struct sl_backend_params *p, struct sl_backend **out
 void sl_backend_destroy(struct sl_backend *b)
 {
     if (!b) return;
+#ifdef SL_KERNELS_CUDA
+    sl_cuda_close(b);
+#endif
     sl_pool_destroy(b->pool);
     sl_scratch_close(&b->matmul_scratch);
     sl_scratch_close(&b->attention_scratch);
@@ -140,8 +168,42 @@ enum sl_dtype sl_backend_kv_type(const struct sl_backend *b)
     return b->kv_type;
 }
 
+int sl_backend_cards(void)
+{
+#ifdef SL_KERNELS_CUDA
+    return sl_cuda_devices();
+#else
+    return 0;
+#endif
+}
+
+uint64_t sl_backend_card_memory(int card)
+{
+#ifdef SL_KERNELS_CUDA
+    return sl_cuda_card_memory(card);
+#else
+    (void)card;
+    return 0;
+#endif
+}
+
+uint64_t sl_backend_memory(const struct sl_backend *b)
+{
+#ifdef SL_KERNELS_CUDA
+    if (b->cuda) return sl_cuda_card_memory(sl_cuda_number(b));
+#endif
+    (void)b;
+    return sl_host_memory_available();
+}
+
 void sl_backend_enter(struct sl_backend *b)
 {
+#ifdef SL_KERNELS_CUDA
+    if (b->cuda) {
+        sl_cuda_enter(b);
+        return;
+    }
+#endif
     sl_pool_enter(b->pool);
 }
 
@@ -175,6 +237,9 @@ static void read_run(void *arg, int thread, int n_threads)
 
 double sl_backend_measure(struct sl_backend *b)
 {
+#ifdef SL_KERNELS_CUDA
+    if (b->cuda) return sl_cuda_bandwidth(b);
+#endif
     struct read_job j = {.words = aligned_alloc(4096, MEASURE_BYTES),
                          .n = MEASURE_BYTES / (int64_t)sizeof(uint64_t),
                          .fill = 1};

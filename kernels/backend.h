@@ -21,6 +21,7 @@ struct sl_backend {
     struct sl_scratch head_scratch;
     struct sl_rope_table rope[SL_ROPE_TABLES];
     uint64_t rope_uses;
+    struct sl_cuda_backend *cuda; /* an NVIDIA card; NULL on the host */
 };
 
 extern const struct sl_backend_ops sl_ref_ops; /* ref/ops.c */

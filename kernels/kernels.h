@@ -136,13 +136,13 @@ struct sl_step {
 struct sl_backend_limits {
     int max_rows, max_seqs, max_blocks; /* rows of a step; slots; entries of one block table */
     int block_tokens;
-    int n_embd, n_vocab; /* n_vocab 0: not the last stage */
-    int max_cols;        /* widest input of any product */
-    int max_out;         /* widest output, the logits left out */
-    int logit_rows;      /* rows that go through the output matrix together */
-    int n_heads, head_dim;           /* of queries; head_dim: of the cache's rows */
-    int n_experts, n_used, n_ff;     /* 0: no mixture of experts */
-    uint64_t memory_bytes;           /* that this backend may take in all; 0: what is free */
+    int n_embd, n_vocab;         /* n_vocab 0: not the last stage */
+    int max_cols;                /* widest input of any product */
+    int max_out;                 /* widest output, the logits left out */
+    int logit_rows;              /* rows that go through the output matrix together */
+    int n_heads, head_dim;       /* of queries; head_dim: of the cache's rows */
+    int n_experts, n_used, n_ff; /* 0: no mixture of experts */
+    uint64_t memory_bytes;       /* that this backend may take in all; 0: what is free */
 };
 
 enum { SL_MATMUL_ADD = 1 }; /* out += instead of out = */
@@ -336,8 +336,8 @@ struct sl_backend_ops {
     void (*recorded)(struct sl_backend *b);
     int (*end)(struct sl_backend *b, struct sl_err *err);
 
-    /* gate, up and glu in one, for at most SL_DECODE_ROWS_MAX rows: product rows out [n][n_ff] = act(x gate^T + gate_bias) * (x up^T +
-     * up_bias). */
+    /* gate, up and glu in one: product rows out [n][n_ff] =
+     * act(x gate^T + gate_bias) * (x up^T + up_bias). */
     void (*gate_up)(struct sl_backend *b, enum sl_act act, const void *x, int n,
                     const struct sl_weight *gate, const float *gate_bias,
                     const struct sl_weight *up, const float *up_bias, void *out);
@@ -376,6 +376,12 @@ void sl_backend_enter(struct sl_backend *b);
 /* The rows this CPU can run, best last, for `--help`, tests and `inspect`; *n of them. Always holds
  * "ref" and "portable". */
 const char *const *sl_backend_rows(int *n);
+
+/* NVIDIA cards that this build and machine can use: kinds "cuda:0" up to one less. */
+int sl_backend_cards(void);
+
+/* Free memory of a card in bytes, less what is left to others. */
+uint64_t sl_backend_card_memory(int card);
 
 /* Memory in bytes that the backend's device has free for weights, caches and activations. */
 uint64_t sl_backend_memory(const struct sl_backend *b);

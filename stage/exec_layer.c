@@ -226,7 +226,7 @@ static void gated(struct sl_stage *s, struct sl_layer *y, const struct gated *g,
     const struct product in[] = {{g->gate, g->gate_bias, s->gate, 0},
                                  {g->up, g->up_bias, s->up, 0}};
     const struct product down = {g->down, g->down_bias, out, flags};
-    if (s->ops->gate_up && n <= SL_DECODE_ROWS_MAX && !s->n_runs) {
+    if (s->ops->gate_up && !s->n_runs) {
         s->ops->gate_up(s->b, s->act, s->norm, n, &y->w[g->gate],
                         g->gate_bias == NO_BIAS ? NULL : y->v[g->gate_bias], &y->w[g->up],
                         g->up_bias == NO_BIAS ? NULL : y->v[g->up_bias], s->hidden);

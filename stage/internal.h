@@ -73,6 +73,7 @@ struct sl_stage {
     struct sl_arena small;      /* norms, biases, rope table */
     struct sl_layer *layers;    /* [layer_to - layer_from] */
     struct sl_weight embed, head;
+    int one_edge; /* embed is head */
     struct sl_stage_kept kept;
     const float *out_norm;
     struct sl_rope ropes[2], far; /* as in config.h; `far` instead of ropes[0] for long sequences */

@@ -184,13 +184,20 @@ static int load_edges(struct loader *l)
     struct sl_stage *s = l->s;
     enum sl_role output = s->c.tied ? SL_ROLE_EMBED : SL_ROLE_OUTPUT;
     int r = 0;
+    uint64_t before = l->done;
     if (sl_stage_is_last(s)) {
         r = load_vector(l, SL_ROLE_OUT_NORM, 0, &s->out_norm);
+        before = l->done;
         if (r == 0) r = load_matrix(l, output, 0, 0, SL_USE_MATMUL, &s->head);
         if (r == 0) r = sl_matrix_flush(&l->matrices, l->err);
     }
     /* after the head: a tied model repacks and unmaps the same tensor for it, and embed() keeps the
      * mapping */
+    if (r == 0 && sl_stage_is_first(s) && sl_stage_is_last(s) && s->c.tied && s->ops->alloc) {
+        s->embed = s->head; /* a device has one form for both */
+        s->one_edge = 1;
+        return advance(l, l->done - before);
+    }
     if (r == 0 && sl_stage_is_first(s)) {
         r = load_matrix(l, SL_ROLE_EMBED, 0, 0, SL_USE_EMBED, &s->embed);
         if (s->c.tied && s->head.m.data) l->matrices.keep = 1; /* one mapping serves both */
@@ -243,7 +250,7 @@ void sl_stage_unload_weights(struct sl_stage *s)
         }
         sl_stage_lora_unload(s, y);
     }
-    s->ops->unload(s->b, &s->embed);
+    if (!s->one_edge) s->ops->unload(s->b, &s->embed);
     s->ops->unload(s->b, &s->head);
     sl_stage_let_go(s);
 }

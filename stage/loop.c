@@ -92,7 +92,7 @@ static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *
                                  .pid = (uint32_t)getpid(),
                                  .threads = (uint32_t)s->n_threads,
                                  .memory_bytes = s->p.memory_bytes ? s->p.memory_bytes
-                                                                   : sl_host_memory_available(),
+                                                                   : sl_backend_memory(s->backend),
                                  .bandwidth = bandwidth,
                                  .n_ports = (size_t)n,
                                  .ports = ports}};
@@ -375,6 +375,11 @@ static int by_number(const void *a, const void *b)
 
 static int create_backend(struct sl_stage_loop *s, struct sl_err *err)
 {
+    if (s->p.backend && strncmp(s->p.backend, "cuda", 4) == 0) { /* its CPUs only feed the card */
+        const struct sl_backend_params card = {.kind = s->p.backend, .n_threads = 1};
+        s->n_threads = 1;
+        return sl_backend_create(&card, &s->backend, err);
+    }
     int all[SL_HOST_CPUS_MAX], n_all = sl_host_cpus(all, SL_HOST_CPUS_MAX);
     struct sl_backend_params p = {
         .kind = s->p.backend ? s->p.backend : "cpu", .cpus = s->p.cpus, .n_threads = s->p.n_cpus};

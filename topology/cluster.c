@@ -53,6 +53,21 @@ static void share_cpus(struct sl_device *d, const int *cpus, int n_cpus, int i, 
     d->n_cpus = to - from;
 }
 
+/* "cuda:N" is that card; "cuda" the next one for each stage. */
+static void set_card(struct sl_arena *a, struct sl_device *d, int stage)
+{
+    char name[32];
+    if (strncmp(d->backend, "cuda", 4) != 0) return;
+    if (d->backend[4] == ':') {
+        d->gpu = atoi(d->backend + 5);
+        return;
+    }
+    d->gpu = stage;
+    snprintf(name, sizeof name, "cuda:%d", stage);
+    const char *copy = sl_arena_strdup(a, name);
+    if (copy) d->backend = copy;
+}
+
 int sl_cluster_single(const char *model_path, const char *backend, const int *cpus, int n_cpus,
                       int n_stages, struct sl_cluster *out, struct sl_err *err)
 {
@@ -82,8 +97,12 @@ int sl_cluster_single(const char *model_path, const char *backend, const int *cp
         char name[32];
         snprintf(name, sizeof name, "local/%d", i);
         struct sl_device *d = &out->devices[i];
-        *d = (struct sl_device){
-            .name = sl_arena_strdup(a, name), .backend = kind, .layer_from = -1, .layer_to = -1};
+        *d = (struct sl_device){.name = sl_arena_strdup(a, name),
+                                .gpu = -1,
+                                .backend = kind,
+                                .layer_from = -1,
+                                .layer_to = -1};
+        set_card(a, d, i);
         if (n_cpus) share_cpus(d, copy, n_cpus, i, n_stages);
     }
     return 0;

@@ -38,7 +38,8 @@ struct sl_device {
     int node;         /* index into nodes */
     const int *cpus;  /* logical CPUs, n_cpus of them, ascending; NULL: all of the node */
     int n_cpus;
-    const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels */
+    int gpu;                /* number of the NVIDIA card, -1: the CPUs */
+    const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels; "cuda:N" */
     uint64_t memory_bytes;  /* limit for weights and KV, 0 = measured */
     uint64_t reserve_bytes; /* kept free of it */
     double bandwidth;       /* bytes per second, 0 = measured */

@@ -18,14 +18,14 @@
 #define MICRO_BATCHES_MAX 128    /* in flight */
 #define CHUNK_MAX 512            /* tokens: rows of a micro-batch */
 #define LINKS_MAX 1024
-#define NO_GPU "GPU stages are not built yet; give `cpu:` with the CPUs of the stage"
+#define GPUS_MAX 64 /* cards of one node */
 
 static int read_map(struct sl_cluster_file *f, const struct sl_yaml *v,
                     const struct sl_field *fields, void *base);
 
 /* ---- the tables ------------------------------------------------------------------------------ */
 
-static const char *const kv_formats[] = {"auto", "f32", "f16", "bf16", NULL};
+static const char *const kv_formats[] = {"auto", "f32", "f16", "bf16", "fp8", NULL};
 static const char *const backends[] = {"cpu", "ref", "portable", "avx2", "avx512", "amx", NULL};
 static const char *const transports[] = {"auto", "ucx-shm", "ucx-tcp", NULL};
 static const char *const launches[] = {[SL_LAUNCH_LOCAL] = "local",
@@ -33,15 +33,6 @@ static const char *const launches[] = {[SL_LAUNCH_LOCAL] = "local",
                                        [SL_LAUNCH_SSH] = "ssh",
                                        [SL_LAUNCH_EXTERNAL] = "external",
                                        NULL};
-
-static int read_kv_format(struct sl_cluster_file *f, const struct sl_yaml *v,
-                          const struct sl_field *field, void *at)
-{
-    if (v->kind == SL_YAML_SCALAR && strncmp(v->text, "fp8", 3) == 0)
-        return sl_yaml_error(f->name, v, SL_EUNSUPPORTED, f->err,
-                             "an FP8 KV cache is not built yet; use auto, f16 or bf16");
-    return sl_value_word(f, v, field, at);
-}
 
 static int read_objective(struct sl_cluster_file *f, const struct sl_yaml *v,
                           const struct sl_field *field, void *at)
@@ -86,7 +77,7 @@ static int read_adapters(struct sl_cluster_file *f, const struct sl_yaml *v,
 
 static const struct sl_field device_fields[] = {
     {"cpu", sl_value_cpus, AT(sl_device, cpus), .may_be_null = 1},
-    {"gpu", sl_value_unsupported, .remedy = NO_GPU, .may_be_null = 1},
+    {"gpu", sl_value_int, AT(sl_device, gpu), .min = 0, .max = GPUS_MAX - 1},
     {"kind", sl_value_unsupported,
      .remedy = "there is no device catalogue yet; leave `kind` out, the device is measured"},
     {"backend", sl_value_word, AT(sl_device, backend), .words = backends},
@@ -135,7 +126,7 @@ static const struct sl_field model_fields[] = {
     {"chat_template", sl_value_text, AT(sl_cluster, chat_template)},
     {"tool_parser", sl_value_text, AT(sl_cluster, tool_parser)},
     {"reasoning_parser", sl_value_text, AT(sl_cluster, reasoning_parser)},
-    {"kv_format", read_kv_format, AT(sl_cluster, kv_format), .words = kv_formats},
+    {"kv_format", sl_value_word, AT(sl_cluster, kv_format), .words = kv_formats},
     {"config", sl_value_unsupported,
      .remedy = "a plan without weights is not made yet; give `path:` with a .gguf file"},
     {"format", sl_value_unsupported,
@@ -244,11 +235,22 @@ static int read_device(struct sl_cluster_file *f, const struct sl_yaml *v)
     if (c->n_devices == SL_DEVICES_MAX)
         return too_many(f, v, SL_DEVICES_MAX, "devices in one pipeline");
     struct sl_device *d = &c->devices[c->n_devices];
-    *d = (struct sl_device){.node = c->n_nodes, .backend = "cpu", .layer_from = -1, .layer_to = -1};
+    *d = (struct sl_device){
+        .node = c->n_nodes, .gpu = -1, .backend = "cpu", .layer_from = -1, .layer_to = -1};
     int r = read_map(f, v, device_fields, d);
     if (r) return r;
-    if (!sl_yaml_get(v, "cpu"))
-        return SL_FAIL(f, v, "the key `cpu` is missing; write cpu: 0-3, or cpu: all");
+    if (d->gpu >= 0) {
+        char name[32];
+        if (sl_yaml_get(v, "cpu") || sl_yaml_get(v, "backend"))
+            return SL_FAIL(f, v,
+                           "a device is a card or CPUs; with `gpu` leave `cpu` and `backend` out");
+        snprintf(name, sizeof name, "cuda:%d", d->gpu);
+        d->backend = sl_arena_strdup(&c->arena, name);
+        if (!d->backend) return no_memory(f);
+    } else if (!sl_yaml_get(v, "cpu")) {
+        return SL_FAIL(f, v,
+                       "the key `cpu` or `gpu` is missing; write gpu: 0, cpu: 0-3 or cpu: all");
+    }
     while (d->cpus && d->cpus[d->n_cpus] >= 0) d->n_cpus++;
     f->devices[c->n_devices++] = v;
     return 0;
