@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tree import folder
 
+NEEDS_CUDA = re.compile(r"kernels/cuda/|tests/gpu/|transport/(nccl|gpu)\w*\.[ch]")  # built when the toolkit is there
+EITHER_OR = re.compile(r".*/x86/.*|.*\.cu|.*nccl\w*\.c|.*_none\.c")  # built by some configurations: a line in a CMakeLists.txt counts
 SYMBOL = re.compile(r"sl_\w+|main|sluice__\w+|LLVMFuzzer\w+|(__odr_asan|___asan|__asan|__sanitizer|__ubsan|__tsan).*")
 PRODUCT = ["base", "model", "kernels", "proto", "transport", "topology", "stage", "coordinator", "client", "cli"]
 
@@ -32,8 +34,9 @@ def check_symbols(tree):
 
 
 def check_headers(tree):
-    """Every header compiles alone, as C11 and, when it says extern "C", as C++17."""
-    headers = [f for f in tree.named(".h") if folder(f) in PRODUCT and "/x86/" not in f]
+    """Every header compiles alone, as C11 and, when it says extern "C", as C++17; those of CUDA where its headers are."""
+    headers = [f for f in tree.named(".h") if folder(f) in PRODUCT and "/x86/" not in f
+               and (tree.compilers.get("cuda") or not NEEDS_CUDA.match(f))]
     jobs = [(f, "c", "c11") for f in headers]
     jobs += [(f, "c++", "c++17") for f in headers if 'extern "C"' in tree.text(f)]
 
@@ -54,17 +57,21 @@ def cmake_text(tree):
 
 
 def check_sources(tree):
-    """Every C file is built by something. Fuzzers are only built by clang, so their line in CMakeLists.txt counts."""
+    """Every C and CUDA file is built by something. Fuzzers are only built by clang, so their line in CMakeLists.txt counts;
+    what needs CUDA is looked at in a build that has it."""
     with open(os.path.join(tree.build, "compile_commands.json"), encoding="utf-8") as f:
         built = {os.path.relpath(os.path.realpath(os.path.join(c["directory"], c["file"])), os.path.realpath(tree.source))
                  for c in json.load(f)}
     listed, out = cmake_text(tree), []
-    for f in tree.named(".c"):
+    cuda = any(f.endswith(".cu") for f in built)
+    for f in tree.named(".c", ".cu"):
         name = os.path.basename(f)
+        if NEEDS_CUDA.match(f) and not cuda:
+            continue
         if f.startswith("tests/fuzz/"):
             ok = re.search(rf"\b{re.sub('^fuzz_', '', name[:-2])}\b", tree.text("tests/fuzz/CMakeLists.txt"))
         else:
-            ok = f in built or ("/x86/" in f and name in listed)
+            ok = f in built or (EITHER_OR.fullmatch(f) and name in listed)
         if not ok:
             out.append(f"{f}: nothing builds it; list it in {os.path.dirname(f)}/CMakeLists.txt or remove it")
     return out
@@ -81,18 +88,22 @@ def check_tests(tree):
     r = run(["ctest", "--test-dir", tree.build, "--show-only=json-v1"])
     tests = json.loads(r.stdout)["tests"]
     words = " ".join(" ".join(t.get("command", [])) for t in tests)
+    names = {t["name"] for t in tests}
+    cuda = any(name.startswith("cuda_") for name in names)
     out = []
     for f in tree.files:
         name = os.path.basename(f)
         script = f.startswith("tests/integration/") and name.endswith((".py", ".sh")) and tree.text(f).startswith("#!")
         test = f.startswith("tests/") and name.startswith("test_") and name.endswith((".c", ".py", ".sh"))
-        if not script and not test:
+        if (not script and not test) or (NEEDS_CUDA.match(f) and not cuda):
             continue
         stem = name.rsplit(".", 1)[0]
+        if f.startswith("tests/gpu/") and stem.replace("test_", "cuda_", 1) in names:
+            continue
         own = tree.texts_of(f"{os.path.dirname(f)}/CMakeLists.txt")
         if not re.search(rf"\b{stem}\b", words) and not re.search(rf"\b{stem}\b", own) and name not in scripts_text(tree, f):
             out.append(f"{f}: ctest does not run it; add it to {os.path.dirname(f)}/CMakeLists.txt")
-    labels = {"unit", "golden", "link", "integration", "fuzz", "lint", "long"}
+    labels = {"unit", "golden", "link", "integration", "gpu", "fuzz", "lint", "long"}
     for t in tests:
         mine = {v for p in t.get("properties", []) if p["name"] == "LABELS" for v in p["value"]}
         if not mine & labels:

@@ -39,6 +39,9 @@ HOMES = [
     (r"openssl/.*", r"coordinator/(keys|http)[^/]*\.c|base/.*"),
     (r"histedit\.h|editline/.*", r"cli/.*"),
     (r"cmocka\.h", r"tests/.*"),
+    (r"cublasLt\.h", r"kernels/cuda/lt[^/]*\.c"),
+    (r"nccl\.h", r"transport/nccl.*"),
+    (r"(cuda|cooperative_groups)(_\w+)?\.h|library_types\.h", r"kernels/cuda/.*|transport/(nccl|gpu).*"),
 ]
 # The C library, POSIX, the kernel and the compiler: at home everywhere.
 SYSTEM = re.compile(
@@ -46,13 +49,15 @@ SYSTEM = re.compile(
     r"immintrin|inttypes|libgen|limits|link|locale|malloc|math|netdb|poll|pthread|pty|pwd|regex|sched|semaphore|setjmp|"
     r"signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|strings|syslog|termios|"
     r"tgmath|threads|time|uchar|unistd|utime|wchar|wctype|x86intrin)\.h|(arpa|linux|net|netinet|sys)/.*")
+# CUDA C++ may use what needs no library of C++ at run time.
+SYSTEM_CXX = re.compile(r"(algorithm|array|climits|cmath|cstddef|cstdint|initializer_list|limits|new|tuple|type_traits|utility)")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 # time, chance and the environment have one door, base/env.h: code that decides can then be simulated
 DOORS = re.compile(r"\b(getenv|secure_getenv|clock_gettime|gettimeofday|time|rand|random|srand|srandom|getrandom|arc4random)\s*\(")
 
 
 def sources(tree):
-    return [f for f in tree.named(".c", ".h") if folder(f) in ALLOWED]
+    return [f for f in tree.named(".c", ".h", ".cu", ".cuh") if folder(f) in ALLOWED]
 
 
 def check_directions(tree):
@@ -84,6 +89,8 @@ def check_homes(tree):
         for m in INCLUDE.finditer(text):
             kind, name = m.groups()
             if (kind == '"' and not name.endswith(".pb-c.h")) or SYSTEM.fullmatch(name):
+                continue
+            if f.endswith((".cu", ".cuh")) and SYSTEM_CXX.fullmatch(name):
                 continue
             where = f"{f}:{line_of(text, m.start())}"
             homes = [files for header, files in HOMES if re.fullmatch(header, name)]

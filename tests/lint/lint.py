@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """lint.py - runs lint checks by name and prints their findings; status 1 when there are any.
 
-    lint.py CHECK... --source DIR [--build DIR --program FILE --cc CC --cxx CXX --flags "-I..."]"""
+    lint.py CHECK... --source DIR [--build DIR --program FILE --cc CC --cxx CXX --flags "-I..." --cuda]"""
 import argparse
 import sys
 
@@ -39,8 +39,9 @@ def main():
     p.add_argument("--cc", default="cc")
     p.add_argument("--cxx", default="c++")
     p.add_argument("--flags", default="")
+    p.add_argument("--cuda", action="store_true", help="the build has CUDA, whose headers --flags find")
     a = p.parse_args()
-    tree = Tree(a.source, a.build, a.program, {"c": a.cc, "c++": a.cxx, "flags": a.flags.split()})
+    tree = Tree(a.source, a.build, a.program, {"c": a.cc, "c++": a.cxx, "flags": a.flags.split(), "cuda": a.cuda})
     findings = [f for name in a.checks for f in CHECKS[name](tree)]
     print("\n".join(findings) if findings else f"{', '.join(a.checks)}: nothing found in {len(tree.files)} files")
     return 1 if findings else 0

@@ -5,6 +5,7 @@ No git here, so this also tests the walk that a tarball of the sources needs."""
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,18 @@ CASES = [
     (includes.check_homes, "stage/exec.c", "#include <uv.h>\n", "#include <stdio.h>\n", "belongs in"),
     (includes.check_homes, "coordinator/api.c", '#include "proto/api.pb-c.h"\n', '#include "proto/api.h"\n', "belongs in"),
     (includes.check_homes, "base/a.c", "#include <glib.h>\n", "#include <string.h>\n", "no home yet"),
+    (includes.check_homes, "stage/a.c", "#include <cuda_runtime_api.h>\n", '#include "kernels/kernels.h"\n', "belongs in"),
+    (includes.check_homes, "kernels/cuda/a.cu", "#include <cublasLt.h>\n", "#include <cuda_fp16.h>\n#include <utility>\n", "belongs in"),
+    (includes.check_homes, "base/a.c", "#include <utility>\n", "#include <math.h>\n", "no home yet"),
+    (includes.check_homes, "transport/tcp.c", "#include <nccl.h>\n", "#include <uv.h>\n", "belongs in"),
+    (includes.check_directions, "kernels/cuda/a.cuh", '#include "model/config.h"\n', '#include "base/err.h"\n', "kernels/ may not"),
+    (includes.check_doors, "kernels/cuda/a.cu", "int f() { return rand(); }\n", "int f() { return 1; }\n", "rand()"),
     (includes.check_doors, "stage/a.c", "int f(void) { return rand(); }\n", "/* rand() */ int brand(int);\n", "rand()"),
     (includes.check_doors, "base/a.c", 'char *s = getenv("A");\n', 'char *s = "getenv (A)";\n', "getenv()"),
     (shape.check_sizes, "base/a.c", "\n" * 901, "\n" * 900, "901 lines"),
+    (shape.check_sizes, "kernels/cuda/a.cu", "\n" * 901, "\n" * 900, "901 lines"),
+    (shape.check_functions, "kernels/cuda/a.cu", LONG.replace("static int", "template <int N>\nstatic __global__ void"),
+     LONG.replace("    ;\n", "", 20), "f has 134 lines"),
     (shape.check_functions, "base/a.c", LONG, LONG.replace("    ;\n", "", 20), "f has 133 lines"),
     (shape.check_words, "base/a.c", "/* TO" "DO: later */\n", "/* TODOS */\n", "do it"),
     (shape.check_words, "deploy/a", "x=/ho" "me/me/model\n", "x=$HOME/model ~/model a/home/b\n", "one machine"),
@@ -100,6 +110,19 @@ def compiled(cc, cxx):
         tree = {"source": d, "build": os.path.join(d, "build"), "compilers": {"c": cc, "c++": cxx, "flags": []}}
         seen = built.check_sources(Tree(**tree))
         ok = expect("a source nothing builds", len(seen) == 1 and "base/bad.c" in seen[0], seen)
+        put("kernels/cuda/lost.cu", "")
+        put("tests/gpu/test_lost.c", "")
+        seen = [built.check_sources(Tree(**tree)), built.check_tests(Tree(**tree))]
+        ok &= expect("CUDA files in a build without CUDA", len(seen[0]) == 1 and not seen[1], seen)
+        put("kernels/cuda/found.cu", "")
+        put("build/compile_commands.json", json.dumps([{"directory": d, "file": "base/good.c"},
+                                                       {"directory": d, "file": "kernels/cuda/found.cu"}]))
+        put("build/CTestTestfile.cmake", 'add_test(cuda_a "test_cuda_a")\nset_tests_properties(cuda_a PROPERTIES LABELS "gpu")\n')
+        seen = [built.check_sources(Tree(**tree)), built.check_tests(Tree(**tree))]
+        ok &= expect("CUDA files nothing builds", len(seen[0]) == 3 and len(seen[1]) == 1, seen)
+        shutil.rmtree(os.path.join(d, "kernels"))
+        shutil.rmtree(os.path.join(d, "tests"))
+        put("build/CTestTestfile.cmake", 'add_test(good "test_good")\nset_tests_properties(good PROPERTIES LABELS "unit")\n')
         os.mkdir(f"{d}/build/base")
         for name in ("good", "bad"):
             subprocess.run([cc, "-I", d, "-c", f"{d}/base/{name}.c", "-o", f"{d}/build/{name}.o"], check=True)

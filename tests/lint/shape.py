@@ -18,7 +18,7 @@ FUNCTION = re.compile(r"^(?!\s|#|//|/\*|\}|typedef|struct \w+ \{|enum)(?=[^;]*\(
 
 def check_sizes(tree):
     out = []
-    for f in tree.named(".c", ".h", ".py", ".sh"):
+    for f in tree.named(".c", ".h", ".cu", ".cuh", ".cmake", ".py", ".sh"):
         n = tree.text(f).count("\n")
         if n > FILE_LINES_MAX:
             out.append(f"{f}:{n}: {n} lines, at most {FILE_LINES_MAX}; split it by noun")
@@ -36,7 +36,7 @@ def functions(text):
 
 def check_functions(tree):
     out, seen = [], set()
-    for f in tree.named(".c", ".h"):
+    for f in tree.named(".c", ".h", ".cu", ".cuh"):
         for name, first, n in functions(tree.code(f)):
             seen.add(f"{f}:{name}")
             if n > FUNCTION_LINES_MAX and f"{f}:{name}" not in LONG_FUNCTIONS:
