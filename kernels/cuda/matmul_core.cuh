@@ -1,0 +1,303 @@
+/* matmul_core.cuh - the device code of every product that streams weights: a block's tile of
+ * MT * 16 weight rows times up to NT * 8 activation rows.
+ *
+ * Shape of the work. The K dimension is cut into SL_SLICES slices, one per warp of the block. Each
+ * warp streams its slice of all the tile's weight rows from memory to registers (several steps in
+ * flight), decodes them in place as operand A of mma.m16n8k16, and multiplies product rows, operand
+ * B, which it copies with cp.async into a ring of its own in shared memory. Warps meet only at the
+ * end, when the slices are added. So no barrier stands in the stream, and:
+ *
+ *   the sum of a row is  ((slice 0 + slice 1) + slice 2) + ...  with slices that depend on K alone.
+ *
+ * Whatever MT, NT, number of rows or place in the batch, a result has the same bits.
+ *
+ * Use, in a kernel of SL_STREAM_THREADS threads (matmul_kernel.cuh, moe*.cu):
+ *
+ *     sl_stream<F, MT, NT> s;
+ *     s.begin(i, w, row0) for every tile i of 16 rows, then s.prefetch(cols_padded);
+ *     sl_wait();
+ *     s.run(rows, n, smem);    rows(i): where the halfs of product row i begin
+ *     s.gather(smem, n);
+ *     s.total(smem, n, r, i)   for rows r < 16 * MT and i < n, whoever wants them
+ *
+ * with sl_stream_smem<MT, NT>(n) bytes of dynamic shared memory, aligned to 16. The totals lack
+ * F::UNIT, w.row[] and the product row's scale. A tile's rows past the end of the matrix repeat its
+ * last row. W: how many different weights the tiles are of, MT / W of each in order; they have one
+ * form, one number of columns, one table (LUT4) and one offset. */
+#ifndef SL_KERNELS_CUDA_MATMUL_CORE_CUH
+#define SL_KERNELS_CUDA_MATMUL_CORE_CUH
+
+#include "kernels/cuda/decode.cuh"
+#include "kernels/cuda/launch.cuh"
+
+enum {
+    SL_SLICES = 8, /* of K: warps of a block */
+    SL_STREAM_THREADS = 32 * SL_SLICES,
+    SL_STAGE_K = 128,                    /* columns of a stage of the activations' ring */
+    SL_STAGE_BYTES = 2 * SL_STAGE_K,     /* of one product row */
+    SL_STAGE_UNITS = SL_STAGE_BYTES / 16 /* pieces of 16 bytes */
+};
+
+/* Stages of the ring: as many as leave room for a second block where there are few rows. */
+template <int NT> static constexpr int sl_ring = NT == 1 ? 4 : 3;
+
+/* Steps of weights in flight per warp: 8 loads of 16 bytes per lane, 16 where a warp is alone. */
+template <class F, int MT>
+static constexpr int sl_depth = F::LANE_K == 8              ? 4
+                                : MT == 1                   ? 4
+                                : F::LANE_K == 16 && MT < 4 ? 4
+                                                            : 2;
+
+/* D += A * B of one warp: A 16 x 16, B 16 x 8 halfs, D 16 x 8 floats. */
+static __device__ __forceinline__ void sl_mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* 16 bytes of global memory to shared memory, past L1 (another kernel wrote them); zeros when not
+ * `valid`. */
+static __device__ __forceinline__ void sl_copy16(uint32_t shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+                 "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ uint4 sl_shared16(uint32_t shared)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared)
+                 : "memory");
+    return v;
+}
+
+/* Operand B of two products out of 8 consecutive halfs of a row, in the order of the decoder. */
+template <int ORDER>
+static __device__ __forceinline__ void sl_order(const uint4 &x, uint32_t (&b)[2][2])
+{
+    if constexpr (ORDER == 0) {
+        b[0][0] = x.x, b[0][1] = x.y, b[1][0] = x.z, b[1][1] = x.w;
+    } else if constexpr (ORDER == 1) { /* (0, 4) (1, 5), (2, 6) (3, 7) */
+        b[0][0] = __byte_perm(x.x, x.z, 0x5410), b[0][1] = __byte_perm(x.x, x.z, 0x7632);
+        b[1][0] = __byte_perm(x.y, x.w, 0x5410), b[1][1] = __byte_perm(x.y, x.w, 0x7632);
+    } else { /* (0, 2) (4, 6), (1, 3) (5, 7) */
+        b[0][0] = __byte_perm(x.x, x.y, 0x5410), b[0][1] = __byte_perm(x.z, x.w, 0x5410);
+        b[1][0] = __byte_perm(x.x, x.y, 0x7632), b[1][1] = __byte_perm(x.z, x.w, 0x7632);
+    }
+}
+
+template <int MT, int NT> static __host__ __device__ constexpr size_t sl_stream_smem(int n)
+{
+    size_t ring = (size_t)SL_SLICES * sl_ring<NT> * n * SL_STAGE_BYTES;
+    size_t sums = (size_t)SL_SLICES * n * (16 * MT + 4) * sizeof(float);
+    return ring > sums ? ring : sums;
+}
+
+template <class F, int MT, int NT, int W = 1> struct sl_stream {
+    static constexpr int TILES = MT, DEPTH = sl_depth<F, MT>, RING = sl_ring<NT>;
+    static constexpr int STAGE_STEPS = SL_STAGE_K / F::STEP_K; /* 1, 2 or 4 */
+    static constexpr int PITCH = 16 * MT + 4; /* of sums: a warp's lanes meet 32 banks */
+    static_assert(DEPTH % STAGE_STEPS == 0, "whole stages in flight");
+    static_assert(MT % W == 0, "as many tiles of each weight");
+
+    sl_weight_view view[W];
+    const float *grid_row[MT];
+    const uint8_t *code[MT][2]; /* rows g and g + 8 of each tile */
+    int row[MT][2];
+    int first, last; /* stages of this warp's slice */
+    int cols;        /* padded */
+    typename F::raw buffer[DEPTH][MT][2];
+    float grid[DEPTH / STAGE_STEPS][MT];
+    typename F::constant constant;
+    float acc[MT][NT][4], sum[F::GRID ? MT : 1][F::GRID ? NT : 1][4];
+
+    /* Tile i holds rows row0.. of `weight`. */
+    __device__ __forceinline__ void begin(int i, const sl_cuda_weight &weight, int row0)
+    {
+        const int of = i * W / MT, g = threadIdx.x % 32 / 4;
+        if (i % (MT / W) == 0) view[of].open(weight);
+        if (i == 0) constant = F::prepare(weight);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            row[i][h] = min(row0 + g + 8 * h, view[of].rows - 1);
+            code[i][h] = view[of].code + row[i][h] * view[of].code_stride;
+        }
+        if constexpr (F::GRID) /* blocks have 16, 32 ... rows: a tile has one row of scales */
+            grid_row[i] = (const float *)view[of].scale +
+                          row0 / view[of].grid_rows * (int64_t)view[of].grid_stride;
+    }
+
+    __device__ __forceinline__ int lane_k() const
+    {
+        return threadIdx.x % 4 * F::LANE_K;
+    }
+
+    /* Loads step j of the slice into buffer d; columns past the end repeat the last ones, which
+     * meet zeros. */
+    __device__ __forceinline__ void load(int d, int j)
+    {
+        int k0 = first * SL_STAGE_K + j * F::STEP_K, k = min(k0 + lane_k(), cols - F::LANE_K);
+#pragma unroll
+        for (int i = 0; i < MT; i++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                F::load(buffer[d][i][h], view[i * W / MT], code[i][h], row[i][h], k);
+            if constexpr (F::GRID)
+                if (d % STAGE_STEPS == 0)
+                    grid[d / STAGE_STEPS][i] = __ldg(grid_row[i] + k0 / SL_STAGE_K);
+        }
+    }
+
+    /* Starts the stream: what may happen before sl_wait(). */
+    __device__ __forceinline__ void prefetch(int cols_padded)
+    {
+        int stages = (cols_padded + SL_STAGE_K - 1) / SL_STAGE_K, warp = threadIdx.x / 32;
+        first = stages * warp / SL_SLICES, last = stages * (warp + 1) / SL_SLICES;
+        cols = cols_padded;
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++)
+            if (d < (last - first) * STAGE_STEPS) load(d, d);
+    }
+
+    /* Copies stage c of n product rows into its place in the ring. Pieces of 16 bytes are placed so
+     * that the eight lanes that read together touch eight different quarters of the banks. */
+    template <class ROWS>
+    __device__ __forceinline__ void copy(const ROWS &rows, int n, uint32_t ring, int c)
+    {
+        constexpr int U = F::LANE_K / 8; /* pieces of a lane */
+        int lane = threadIdx.x % 32, limit = cols / 8 - c * SL_STAGE_UNITS;
+        uint32_t stage = ring + (uint32_t)((c - first) % RING * n * SL_STAGE_BYTES);
+        for (int i = lane / SL_STAGE_UNITS; i < n; i += 32 / SL_STAGE_UNITS) {
+            int u = lane % SL_STAGE_UNITS, place = u / (4 * U) * (4 * U) + u % U * 4 + u / U % 4;
+            const char *from = rows(i) + (int64_t)c * SL_STAGE_BYTES;
+            sl_copy16(stage + i * SL_STAGE_BYTES + ((place ^ (i & 1) << 2) << 4),
+                      from + (u < limit ? 16 * u : 0), u < limit);
+        }
+    }
+
+    __device__ __forceinline__ void multiply(int d, uint32_t stage, int step, int n)
+    {
+        int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        typename F::scales s[MT][2];
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) s[i][h] = F::unpack(buffer[d][i][h], constant);
+#pragma unroll
+        for (int j = 0; j < F::LANE_K / 8; j++) { /* 8 columns of a lane: two products */
+            uint32_t b[NT][2][2];
+#pragma unroll
+            for (int c = 0; c < NT; c++) {
+                int column = min(8 * c + g, n - 1), place = step * (F::LANE_K / 2) + 4 * j + t;
+                uint4 x = sl_shared16(stage + column * SL_STAGE_BYTES +
+                                      ((place ^ (column & 1) << 2) << 4));
+                sl_order<F::ORDER>(x, b[c]);
+            }
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int q = 0; q < 2; q++) {
+                    uint32_t a[4];
+                    F::fragment(buffer[d][i][0], s[i][0], constant, 2 * j + q, a[0], a[2]);
+                    F::fragment(buffer[d][i][1], s[i][1], constant, 2 * j + q, a[1], a[3]);
+#pragma unroll
+                    for (int c = 0; c < NT; c++)
+                        sl_mma(acc[i][c], a[0], a[1], a[2], a[3], b[c][q][0], b[c][q][1]);
+                }
+        }
+    }
+
+    /* Takes the accumulators of a stage into the sums, by the stage's scale. */
+    __device__ __forceinline__ void promote(int d)
+    {
+        if constexpr (F::GRID) {
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int c = 0; c < NT; c++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        sum[i][c][e] = fmaf(acc[i][c][e], grid[d / STAGE_STEPS][i], sum[i][c][e]);
+                        acc[i][c][e] = 0;
+                    }
+        }
+    }
+
+    /* Multiplies this warp's slice; smem holds sl_stream_smem bytes. 1 <= n <= 8 * NT. */
+    template <class ROWS> __device__ __forceinline__ void run(const ROWS &rows, int n, char *smem)
+    {
+        uint32_t ring = (uint32_t)__cvta_generic_to_shared(smem) +
+                        (uint32_t)(threadIdx.x / 32 * RING * n * SL_STAGE_BYTES);
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int c = 0; c < NT; c++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    acc[i][c][e] = 0;
+                    if constexpr (F::GRID) sum[i][c][e] = 0;
+                }
+#pragma unroll
+        for (int r = 0; r < RING - 1; r++) {
+            if (first + r < last) copy(rows, n, ring, first + r);
+            asm volatile("cp.async.commit_group;" ::: "memory");
+        }
+        constexpr int TURN = DEPTH / STAGE_STEPS; /* stages of a turn of the buffers */
+        for (int c0 = first; c0 < last; c0 += TURN) {
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++) {
+                int c = c0 + d / STAGE_STEPS;
+                if (TURN > 1 && c >= last) break;
+                if (d % STAGE_STEPS == 0) {
+                    asm volatile("cp.async.wait_group %0;" ::"n"(RING - 2) : "memory");
+                    __syncwarp(); /* everybody's pieces are here, and the stage to fill is read */
+                    if (c + RING - 1 < last) copy(rows, n, ring, c + RING - 1);
+                    asm volatile("cp.async.commit_group;" ::: "memory");
+                }
+                multiply(d, ring + (uint32_t)((c - first) % RING * n * SL_STAGE_BYTES),
+                         d % STAGE_STEPS, n);
+                if (d % STAGE_STEPS == STAGE_STEPS - 1) promote(d);
+                int next = (c0 - first) * STAGE_STEPS + d + DEPTH;
+                if (next < (last - first) * STAGE_STEPS) load(d, next);
+            }
+        }
+    }
+
+    /* Lays down the slices' sums for total(), and waits for all warps. */
+    __device__ __forceinline__ void gather(char *smem, int n)
+    {
+        float *sums = reinterpret_cast<float *>(smem);
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        asm volatile("cp.async.wait_all;" ::: "memory");
+        __syncthreads(); /* the rings are done with */
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int c = 0; c < NT; c++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    int column = 8 * c + 2 * t + e % 2, r = 16 * i + g + e / 2 * 8;
+                    float v = acc[i][c][e];
+                    if constexpr (F::GRID) v = sum[i][c][e];
+                    if (column < n) sums[(warp * n + column) * PITCH + r] = v;
+                }
+        __syncthreads();
+    }
+
+    static __device__ __forceinline__ float total(const char *smem, int n, int r, int column)
+    {
+        const float *sums = reinterpret_cast<const float *>(smem);
+        float v = sums[column * PITCH + r];
+#pragma unroll
+        for (int s = 1; s < SL_SLICES; s++) v += sums[(s * n + column) * PITCH + r];
+        return v;
+    }
+};
+
+#endif
