@@ -19,6 +19,23 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sl_frame *pool; /* under lock, like the two below */
 static size_t pool_frames, pool_bytes;
 
+static void *plain_alloc(size_t bytes)
+{
+    return aligned_alloc(SL_FRAME_ALIGN, bytes);
+}
+
+static void *(*body_alloc)(size_t bytes) = plain_alloc; /* under lock, like the next */
+static void (*body_release)(void *p) = free;
+
+void sl_frame_use_memory(void *(*alloc)(size_t bytes), void (*release)(void *p))
+{
+    pthread_mutex_lock(&lock);
+    body_alloc = alloc;
+    body_release = release;
+    pthread_mutex_unlock(&lock);
+    sl_frame_pool_trim();
+}
+
 /* Next power of two up to 64 KiB, then steps of 64 KiB: few sizes, little waste. */
 static size_t round_up(size_t n)
 {
@@ -45,8 +62,24 @@ static struct sl_frame *pool_take(size_t need)
 
 static void frame_destroy(struct sl_frame *f)
 {
-    free(f->body);
+    f->body_free(f->body);
     free(f);
+}
+
+/* A new frame with a body of `cap` bytes. */
+static struct sl_frame *frame_create(size_t cap)
+{
+    struct sl_frame *f = malloc(sizeof *f);
+    if (!f) return NULL;
+    pthread_mutex_lock(&lock);
+    void *(*alloc)(size_t) = body_alloc;
+    f->body_free = body_release;
+    pthread_mutex_unlock(&lock);
+    f->cap = cap;
+    f->body = alloc(cap);
+    if (f->body) return f;
+    free(f);
+    return NULL;
 }
 
 struct sl_frame *sl_frame_alloc(const struct sl_frame_head *head)
@@ -55,20 +88,13 @@ struct sl_frame *sl_frame_alloc(const struct sl_frame_head *head)
     if (body > (uint64_t)SL_FRAME_DESC_MAX + SL_FRAME_ALIGN + SL_FRAME_PAYLOAD_MAX) return NULL;
     size_t need = round_up((size_t)body);
     struct sl_frame *f = pool_take(need);
-    if (!f) {
-        f = malloc(sizeof *f);
-        if (!f) return NULL;
-        f->cap = need;
-        f->body = aligned_alloc(SL_FRAME_ALIGN, need);
-        if (!f->body) {
-            free(f);
-            return NULL;
-        }
-    }
+    if (!f) f = frame_create(need);
+    if (!f) return NULL;
     f->head = *head;
     f->next = NULL;
     f->recv_ns = 0;
     f->via = NULL;
+    f->berth = NULL;
     size_t padded = sl_frame_desc_padded(head);
     memset(f->body + head->desc_len, 0,
            padded - head->desc_len); /* nothing of ours leaks to the peer */
@@ -79,6 +105,8 @@ void sl_frame_free(struct sl_frame *f)
 {
     if (!f) return;
     int keep = 0;
+    sl_berth_free(f->berth);
+    f->berth = NULL;
     pthread_mutex_lock(&lock);
     if (pool_frames < SL_FRAME_POOL_MAX && f->cap <= SL_FRAME_POOL_BYTES_MAX - pool_bytes) {
         keep = 1;
