@@ -74,7 +74,8 @@ enum sl_cuda_scale {
     SL_CUDA_SCALE_NONE,  /* 1 */
     SL_CUDA_SCALE_F16,   /* half per group */
     SL_CUDA_SCALE_UE4M3, /* byte per group (NVFP4), sign bit clear */
-    SL_CUDA_SCALE_E8M0,  /* byte per group (MXFP4): 2^(b-127); 255 NaN */
+    SL_CUDA_SCALE_E8M0,  /* byte per group (MXFP4): 2^(b-127), b <= 127: the row's factor has the
+                            rest; the least b of a code is decode.cuh's affair */
     SL_CUDA_SCALE_SUB_U, /* unsigned byte per group times a half per 256 (k-quants) */
     SL_CUDA_SCALE_SUB_I, /* signed byte */
     SL_CUDA_SCALE_GRID   /* float per grid_rows x grid_cols block */
