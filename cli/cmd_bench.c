@@ -1,15 +1,20 @@
 /* cmd_bench.c - `sluice bench`: llama-bench's table for this machine or cluster, plus what each
  * stage did. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/env.h"
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "cli/bench_run.h"
 #include "cli/cmd.h"
+#include "cli/random_weights.h"
 #include "model/config.h"
 
 #define LIST_MAX 16 /* values of one list option */
@@ -17,6 +22,7 @@
 struct settings {
     struct sl_session_options session;
     const char *prompts, *generates, *depths, *parallel, *output;
+    const char *shape, *format; /* of random weights */
     int64_t repeats;
 };
 
@@ -31,6 +37,10 @@ static const struct sl_conf_row rows[] = {
     {SL_CONF_STRING, "-np --parallel", "LIST", AT(parallel), "requests at once (default 1)", 0, 0},
     {SL_CONF_INT, "-r --repetitions", "N", AT(repeats), "measured repeats (default 5)", 1, 1000},
     {SL_CONF_STRING, "-o --output", "FORMAT", AT(output), "md (default), csv or json", 0, 0},
+    {SL_CONF_STRING, "--random-weights", "SHAPE", AT(shape),
+     "measure random numbers in the shape of a model (llama-8b ...)", 0, 0},
+    {SL_CONF_STRING, "--format", "FORMAT", AT(format),
+     "of random weights: bf16, fp8 (default), fp8-block, nvfp4, mxfp4", 0, 0},
     SL_SESSION_ROWS(struct settings),
 };
 
@@ -166,10 +176,38 @@ static int measure(struct sl_session *s, const struct settings *o,
     return rc;
 }
 
-static int run(void *settings, const char *const words[], struct sl_err *err)
+/* A folder of random weights in TMPDIR, as the model to be measured. */
+static int make_weights(struct settings *o, char folder[4096], struct sl_err *err)
 {
-    const char *yaml = words[0];
-    struct settings *o = settings;
+    const char *tmp = sl_env_get("TMPDIR");
+    if (o->session.model)
+        return sl_err_set(err, SL_EUSAGE, "give -m MODEL or --random-weights SHAPE, not both");
+    /* the last part is what the table calls the model */
+    int n = snprintf(folder, 3800, "%s/sluice-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(folder))
+        return sl_err_set(err, SL_EIO, "%s: %s; set TMPDIR", folder, strerror(errno));
+    snprintf(folder + n, (size_t)(4096 - n), "/%.40s-%.16s", o->shape, o->format);
+    if (mkdir(folder, 0755)) return sl_err_set(err, SL_EIO, "%s: %s", folder, strerror(errno));
+    o->session.model = folder;
+    return sl_random_weights_write(o->shape, o->format, folder, err);
+}
+
+static void drop_weights(char *folder)
+{
+    static const char *const files[] = {"model.safetensors", "config.json", "tokenizer.json"};
+    char path[4200];
+    for (size_t i = 0; folder[0] && i < SL_ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        unlink(path);
+    }
+    if (!folder[0]) return;
+    rmdir(folder);
+    *strrchr(folder, '/') = 0;
+    rmdir(folder);
+}
+
+static int run_tests(struct settings *o, const char *yaml, struct sl_err *err)
+{
     static struct sl_session session;
     static struct sl_bench_test tests[2 * LIST_MAX * LIST_MAX * LIST_MAX];
     struct sl_cluster cluster;
@@ -198,6 +236,16 @@ static int run(void *settings, const char *const words[], struct sl_err *err)
     return r;
 }
 
+static int run(void *settings, const char *const words[], struct sl_err *err)
+{
+    struct settings *o = settings;
+    char folder[4096] = "";
+    int r = o->shape ? make_weights(o, folder, err) : 0;
+    if (r == 0) r = run_tests(o, words[0], err);
+    drop_weights(folder);
+    return r;
+}
+
 int sl_cmd_bench(int argc, char **argv)
 {
     static const struct sl_cmd cmd = {
@@ -219,6 +267,7 @@ int sl_cmd_bench(int argc, char **argv)
                          .depths = "0",
                          .parallel = "1",
                          .output = "md",
+                         .format = "fp8",
                          .repeats = 5};
     return sl_cmd_main(&cmd, &s, argc, argv);
 }
