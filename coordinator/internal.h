@@ -46,7 +46,7 @@ struct stage_peer {
     struct sl_child *child;  /* NULL: not started by us, or gone */
     uint64_t heard_ns, launched_ns;
     /* facts of Hello; strings are owned */
-    char *host_id, *process_id, *cpu, *backend, *transports;
+    char *host_id, *process_id, *cpu, *backend, *gpu, *transports;
     struct sl_ctl_port ports[SL_HUB_PORTS_MAX]; /* owned, as its Hello or its last Ports said */
     int n_ports;
     int used;      /* these ports have been part of an epoch */
@@ -59,7 +59,8 @@ struct stage_peer {
     uint64_t loading_ns;             /* told to load, or got further with it; 0: it does not load */
     struct stage_counts now, before; /* of this process, as it last said; of those before it */
     uint64_t memory_bytes; /* what it may use; kept when it comes back, for the plan stays */
-    char link_transport[16];
+    char link_transport[32];
+    const char *activations; /* format of what it sends on, NULL: it sends results */
     struct sl_ctl_step *timeline;
     unsigned timeline_at, timeline_len;
     uint64_t layers, moved_ns; /* layers it has run, and when that number last grew: whether it

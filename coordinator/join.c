@@ -22,7 +22,7 @@
 
 void sl_peer_forget(struct stage_peer *p)
 {
-    char **strings[] = {&p->host_id, &p->process_id, &p->cpu, &p->backend};
+    char **strings[] = {&p->host_id, &p->process_id, &p->cpu, &p->backend, &p->gpu};
     for (size_t i = 0; i < SL_ARRAY_LEN(strings); i++) {
         free(*strings[i]);
         *strings[i] = NULL;
@@ -65,9 +65,10 @@ static int keep_facts(struct stage_peer *p, const struct sl_ctl_hello *h)
     p->process_id = strdup(h->process_id);
     p->cpu = strdup(h->cpu);
     p->backend = strdup(h->backend);
+    p->gpu = strdup(h->gpu);
     p->pid = (int)h->pid;
     p->threads = h->threads;
-    return p->host_id && p->process_id && p->cpu && p->backend &&
+    return p->host_id && p->process_id && p->cpu && p->backend && p->gpu &&
            sl_peer_take_ports(p, h->ports, h->n_ports) == 0;
 }
 

@@ -76,6 +76,7 @@ void sl_service_get_status(const struct sl_service *s, struct sl_coord_status *o
 /* One stage as it reports itself. */
 struct sl_stage_status {
     const char *device, *cpu, *backend, *transport_out;
+    const char *activations;         /* format of what it sends on; NULL: results */
     int stage, layer_from, layer_to; /* stage -1: left out */
     enum sl_member_state state;
     int pid, restarts;

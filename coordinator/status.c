@@ -17,6 +17,7 @@ static void fill_stage(const struct sl_service *s, const struct sl_coord_status 
                                   .cpu = p->cpu ? p->cpu : "",
                                   .backend = p->backend ? p->backend : "",
                                   .transport_out = p->link_transport,
+                                  .activations = p->activations,
                                   .stage = -1,
                                   .state = st->members[device],
                                   .pid = p->pid,
@@ -92,6 +93,9 @@ static json_t *stage_json(const struct sl_stage_status *o)
                         json_pack("{s:s, s:I, s:I, s:f}", "transport", o->transport_out, "frames",
                                   (json_int_t)o->link_frames, "bytes", (json_int_t)o->link_bytes,
                                   "busy_ms", (double)o->link_busy_ns / 1e6));
+    if (o->activations)
+        json_object_set_new(json_object_get(j, "link_out"), "activations",
+                            json_string(o->activations));
     if (o->last_error) json_object_set_new(j, "last_error", json_string(o->last_error));
     return j;
 }

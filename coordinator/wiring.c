@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dtype.h"
 #include "base/log.h"
 #include "coordinator/internal.h"
 
@@ -75,6 +76,21 @@ static int is_same(const char *a, const char *b)
     return *a && strcmp(a, b) == 0;
 }
 
+/* What the topology file says of the link between two nodes (-1: the coordinator's), or NULL. */
+static const struct sl_link_spec *spec_of(const struct sl_cluster *c, int a, int b)
+{
+    for (int i = 0; i < c->n_links; i++) {
+        const struct sl_link_spec *l = &c->links[i];
+        if ((l->node_a == a && l->node_b == b) || (l->node_a == b && l->node_b == a)) return l;
+    }
+    return NULL;
+}
+
+static int is_forced(const struct sl_link_spec *l)
+{
+    return l && l->transport && strcmp(l->transport, "auto") != 0;
+}
+
 /* The transport that two devices share best; a: -1 is the coordinator. */
 static const char *choose(const struct sl_service *s, int a, int b)
 {
@@ -95,13 +111,8 @@ static const char *choose(const struct sl_service *s, int a, int b)
         list_a = s->peers[a].transports;
         where_a = c->nodes[na_index].host;
     }
-    for (int i = 0; i < c->n_links; i++) {
-        const struct sl_link_spec *l = &c->links[i];
-        int hit = (l->node_a == na_index && l->node_b == nb_index) ||
-                  (l->node_a == nb_index && l->node_b == na_index);
-        if (hit && l->transport && strcmp(l->transport, "auto") != 0)
-            return sl_transport_choose(list_a, l->transport, 1, 1);
-    }
+    const struct sl_link_spec *spec = spec_of(c, na_index, nb_index);
+    if (is_forced(spec)) return sl_transport_choose(list_a, spec->transport, 1, 1);
     /* two names for one kernel (network namespaces, containers) count as two hosts: the user said
      * so */
     int one_place = strcmp(where_a, nb->host) == 0 || (a < 0 && nb->launch == SL_LAUNCH_LOCAL);
@@ -117,11 +128,32 @@ static const struct sl_ctl_port *port_of(const struct sl_ctl_port *ports, int n,
     return NULL;
 }
 
+/* How the payloads of stage d's frames travel to stage `next`: their lane, and in which format. */
+static void choose_payload(const struct sl_service *s, int d, int next, struct sl_ctl_peer *out)
+{
+    const struct sl_cluster *c = s->cluster;
+    const struct stage_peer *a = &s->peers[d], *b = &s->peers[next];
+    const struct sl_link_spec *spec = spec_of(c, c->devices[d].node, c->devices[next].node);
+    out->lane = is_forced(spec)
+                    ? ""
+                    : sl_lane_choose(a->transports, b->transports, a->gpu, b->gpu, out->transport);
+    const struct sl_ctl_port *lane = port_of(b->ports, b->n_ports, out->lane);
+    if (lane) {
+        out->lane_address = lane->address;
+        out->lane_address_len = lane->address_len;
+    }
+    out->activations = sl_activations_choose(spec && spec->activations ? spec->activations : "auto",
+                                             out->transport, out->lane, spec ? spec->bandwidth : 0);
+}
+
 /* ---- an epoch -------------------------------------------------------------------------------- */
 
-/* Tells device `d` (a stage) where its frames go next: to stage `next`, or to us. */
-static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, struct sl_err *err)
+/* Tells device `d` (a stage) where its frames go next: to stage `next`, or to us. *lane: the lane
+ * of the edge to it; becomes that of the edge from it. */
+static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, const char **lane,
+                    struct sl_err *err)
 {
+    int lane_in = strcmp(*lane, "nccl") == 0;
     const struct sl_ctl_port *ours, *port;
     int n_ours = sl_hub_ports(s->hub, &ours);
     if (next < 0)
@@ -136,7 +168,17 @@ static int wire_one(struct sl_service *s, uint32_t epoch, int d, int next, struc
                                .transport = port->transport,
                                .address = port->address,
                                .address_len = port->address_len};
-    struct sl_ctl m = {.kind = SL_CTL_WIRE, .wire = {.epoch = epoch, .n_peers = 1, .peers = &peer}};
+    s->peers[d].activations = NULL;
+    if (next >= 0) {
+        choose_payload(s, d, next, &peer);
+        *lane = peer.lane;
+        s->peers[d].activations = sl_dtype_name(peer.activations);
+        sl_log(SL_LOG_INFO, "coord", "%s to %s: %s%s%s, activations %s", s->names[d],
+               s->names[next], peer.lane, *peer.lane ? "/" : "", peer.transport,
+               s->peers[d].activations);
+    }
+    struct sl_ctl m = {.kind = SL_CTL_WIRE,
+                       .wire = {.epoch = epoch, .lane_in = lane_in, .n_peers = 1, .peers = &peer}};
     sl_ctl_conn_send(s->peers[d].ctl, &m);
     return 0;
 }
@@ -155,9 +197,10 @@ static void wire_all(struct sl_service *s, uint32_t epoch)
         s->peers[plan->stages[i].device].used = 1;
     }
     s->used = 1; /* senders' too: receivers write back that they have read */
+    const char *lane = "";
     for (int i = 0; r == 0 && i < plan->n_stages; i++)
         r = wire_one(s, epoch, plan->stages[i].device,
-                     i + 1 < plan->n_stages ? plan->stages[i + 1].device : -1, &err);
+                     i + 1 < plan->n_stages ? plan->stages[i + 1].device : -1, &lane, &err);
     const struct sl_ctl_port *port =
         port_of(s->peers[first].ports, s->peers[first].n_ports, choose(s, -1, first));
     if (r == 0 && !port)

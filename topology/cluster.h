@@ -60,9 +60,10 @@ struct sl_node {
 
 struct sl_link_spec { /* links: between two nodes */
     int node_a, node_b;
-    double bandwidth;      /* bytes per second, 0 = not said */
-    uint64_t latency_ns;   /* 0 = not said */
-    const char *transport; /* "auto" (default), "ucx-shm", "ucx-tcp" */
+    double bandwidth;        /* bytes per second, 0 = not said */
+    uint64_t latency_ns;     /* 0 = not said */
+    const char *transport;   /* "auto" (default), "ucx-shm", "ucx-tcp" */
+    const char *activations; /* "auto" (default), "f32", "bf16", "fp8" */
 };
 
 #define SL_CLUSTER_ADAPTERS_MAX 64 /* LoRA adapters of a model */
@@ -80,9 +81,9 @@ struct sl_cluster {
     struct sl_adapter_spec *adapters; /* [n_adapters] */
     int n_adapters;
     int own_adapter; /* what commands that ask by themselves use: 1 + its number, 0: none */
-    int context;               /* longest sequence, tokens; 0 = the model's */
-    int sequences;             /* concurrent sequences, default 16 */
-    int queue;                 /* requests that may wait, default 64 */
+    int context;     /* longest sequence, tokens; 0 = the model's */
+    int sequences;   /* concurrent sequences, default 16 */
+    int queue;       /* requests that may wait, default 64 */
     const char *chat_template; /* file with a Jinja template, NULL = the model's own */
     const char *tool_parser, *reasoning_parser; /* styles of answers, NULL = the template's */
     const char *kv_format;                      /* "auto" "f32" "f16" "bf16" */

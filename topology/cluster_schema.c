@@ -28,6 +28,7 @@ static int read_map(struct sl_cluster_file *f, const struct sl_yaml *v,
 static const char *const kv_formats[] = {"auto", "f32", "f16", "bf16", "fp8", NULL};
 static const char *const backends[] = {"cpu", "ref", "portable", "avx2", "avx512", "amx", NULL};
 static const char *const transports[] = {"auto", "ucx-shm", "ucx-tcp", NULL};
+static const char *const activations[] = {"auto", "f32", "bf16", "fp8", NULL};
 static const char *const launches[] = {[SL_LAUNCH_LOCAL] = "local",
                                        [SL_LAUNCH_THREAD] = "thread",
                                        [SL_LAUNCH_SSH] = "ssh",
@@ -109,6 +110,7 @@ static const struct sl_field link_fields[] = {
     {"bandwidth", sl_value_bandwidth, AT(sl_link_spec, bandwidth)},
     {"latency", sl_value_latency, AT(sl_link_spec, latency_ns)},
     {"transport", sl_value_word, AT(sl_link_spec, transport), .words = transports},
+    {"activations", sl_value_word, AT(sl_link_spec, activations), .words = activations},
     {0},
 };
 
@@ -303,7 +305,8 @@ static int read_links(struct sl_cluster_file *f, const struct sl_yaml *v,
     if (!c->links || !f->links) return no_memory(f);
     for (const struct sl_yaml *i = v->first; r == 0 && i; i = i->next) {
         struct sl_link_spec *l = &c->links[c->n_links];
-        *l = (struct sl_link_spec){.node_a = -1, .node_b = -1, .transport = "auto"};
+        *l = (struct sl_link_spec){
+            .node_a = -1, .node_b = -1, .transport = "auto", .activations = "auto"};
         r = read_map(f, i, link_fields, l);
         f->links[c->n_links++] = i;
     }

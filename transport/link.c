@@ -40,6 +40,42 @@ const char *sl_transport_choose(const char *a, const char *b, int same_process, 
     return NULL;
 }
 
+/* Best first. A lane over UCX with CUDA memory would be a row between these two and copying through
+ * the host, which needs no row: it always works (docs/decisions/2026-11-21-lanes.md). */
+static const struct lane_row {
+    const char *name;
+    const char *port;      /* that both ends list, or NULL */
+    const char *transport; /* that the link must have, or NULL */
+    int same_gpu;
+} lane_rows[] = {{"nccl", "nccl", NULL, 0}, {"device", NULL, "local", 1}};
+
+const char *sl_lane_choose(const char *a, const char *b, const char *gpu_a, const char *gpu_b,
+                           const char *transport)
+{
+    if (!*gpu_a || !*gpu_b) return "";
+    int same_gpu = strcmp(gpu_a, gpu_b) == 0;
+    for (size_t i = 0; i < SL_ARRAY_LEN(lane_rows); i++) {
+        const struct lane_row *r = &lane_rows[i];
+        if (r->same_gpu != same_gpu) continue;
+        if (r->transport && strcmp(transport, r->transport) != 0) continue;
+        if (!r->port || (listed(a, r->port) && listed(b, r->port))) return r->name;
+    }
+    return "";
+}
+
+enum sl_dtype sl_activations_choose(const char *wanted, const char *transport, const char *lane,
+                                    double bandwidth)
+{
+    static const struct {
+        const char *word;
+        enum sl_dtype dtype;
+    } words[] = {{"f32", SL_F32}, {"bf16", SL_BF16}, {"fp8", SL_F8_E4M3}};
+    for (size_t i = 0; i < SL_ARRAY_LEN(words); i++)
+        if (strcmp(wanted, words[i].word) == 0) return words[i].dtype;
+    int slow = bandwidth > 0 && bandwidth < SL_SLOW_LINK;
+    return slow && !*lane && strcmp(transport, "ucx-tcp") == 0 ? SL_BF16 : SL_F32;
+}
+
 /* ---- ports ----------------------------------------------------------------------------------- */
 
 int sl_port_open(struct uv_loop_s *loop, const char *transport, sl_port_frame_fn on_frame,

@@ -14,6 +14,7 @@
 #define SL_TRANSPORT_LINK_H
 
 #include "base/buf.h"
+#include "base/dtype.h"
 #include "transport/frame.h"
 
 #ifdef __cplusplus
@@ -78,6 +79,17 @@ void sl_link_get_stats(const struct sl_link *l, struct sl_link_stats *out);
 /* The best transport both ends offer: names are space-separated lists, `same_process`/`same_host`
  * what is known of the two. NULL when there is none. Ordered table: first that can connect. */
 const char *sl_transport_choose(const char *a, const char *b, int same_process, int same_host);
+/* How payloads in device memory travel beside a link of `transport` (docs/wire.md, "Lanes"):
+ * "nccl", "device", or "": copied through host memory, with their frames. Ordered table. `gpu_a`
+ * and `gpu_b` name the cards of the two ends, "" for none. */
+const char *sl_lane_choose(const char *a, const char *b, const char *gpu_a, const char *gpu_b,
+                           const char *transport);
+/* The format of activations on an edge: the one that was asked for ("f32", "bf16", "fp8"), or with
+ * "auto" F32, but BF16 over a network known to be slower than SL_SLOW_LINK (`bandwidth` in bytes
+ * per second, 0: unknown). */
+#define SL_SLOW_LINK (10e9 / 8)
+enum sl_dtype sl_activations_choose(const char *wanted, const char *transport, const char *lane,
+                                    double bandwidth);
 /* All transports of this build, "local ucx-shm ucx-tcp". */
 const char *sl_transport_list(void);
 

@@ -29,6 +29,7 @@
 
 #include "base/sl_assert.h"
 #include "transport/gpu.h"
+#include "transport/versions.h"
 
 #define GPUS_MAX 16
 #define MAX_CTAS 2 /* multiprocessors a transfer may use */
@@ -207,7 +208,8 @@ static int settled(struct nccl_lane *c, struct sl_err *err)
     ncclResult_t state = ncclSuccess, r = ncclCommGetAsyncError(c->comm, &state);
     if (r != ncclSuccess) return nccl_error(err, c, "asking for its state", r);
     if (state == ncclInProgress) return 0;
-    return state == ncclSuccess ? 1 : nccl_error(err, c, "the other side is lost", state);
+    if (state == ncclSuccess) return 1;
+    return nccl_error(err, c, c->phase == CONNECTING ? "meeting the other side" : "in use", state);
 }
 
 /* Puts the place's event behind the call that has gone through. */
@@ -302,4 +304,10 @@ const struct sl_lane_kind *sl_nccl_lanes(int gpu)
 {
     pthread_once(&cards_once, make_cards);
     return gpu >= 0 && gpu < GPUS_MAX ? &cards[gpu].kind : NULL;
+}
+
+int sl_nccl_version(void)
+{
+    int version = 0;
+    return ncclGetVersion(&version) == ncclSuccess ? version : 0;
 }

@@ -94,7 +94,8 @@ static const char everything[] =
     "    devices: [{cpu: all, layers: [10, 10]}]\n"
     "  - {name: gamma, host: 192.0.2.12, devices: [{cpu: }, {cpu: ~, backend: ref}]}\n"
     "links:\n"
-    "  - {between: [alpha, gamma], bandwidth: 25Gbit/s, latency: 40us, transport: ucx-tcp}\n"
+    "  - {between: [alpha, gamma], bandwidth: 25Gbit/s, latency: 40us, transport: ucx-tcp,\n"
+    "     activations: bf16}\n"
     "  - {between: [beta, beta], transport: ucx-shm}\n"
     "serve: {http: '0.0.0.0:8080', socket: 127.0.0.1:9000, api_keys: /k, queue: 9}\n"
     "control: ':7070'\n"
@@ -124,6 +125,8 @@ static void reads_the_top_level(void **state)
     assert_true(c.links[0].bandwidth == 25e9 / 8);
     assert_int_equal(c.links[0].latency_ns, 40000);
     assert_string_equal(c.links[0].transport, "ucx-tcp");
+    assert_string_equal(c.links[0].activations, "bf16");
+    assert_string_equal(c.links[1].activations, "auto");
     assert_int_equal(c.links[1].node_a, 1);
     assert_int_equal(c.links[1].node_b, 1);
     assert_true(c.links[1].bandwidth == 0);

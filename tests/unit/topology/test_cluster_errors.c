@@ -107,6 +107,8 @@ static const struct bad values[] = {
      "model.kv_format: 'f15' is none of auto, f32, f16, bf16, fp8; did you mean f16?"},
     {LINK("{between: [a, beta], transport: rdma}"),
      "x.yaml:6: links[0].transport: 'rdma' is none of auto, ucx-shm, ucx-tcp"},
+    {LINK("{between: [a, beta], activations: int8}"),
+     "x.yaml:6: links[0].activations: 'int8' is none of auto, f32, bf16, fp8"},
     {M "nodes: [{name: a, devices: [{cpu: 3-1}]}]\n",
      "cpu: '3-1' is no list of at most 1024 CPUs; write it like 0-3,8"},
     {M "nodes: [{name: a, devices: [{cpu: 0-2000}]}]\n",

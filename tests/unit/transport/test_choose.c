@@ -43,6 +43,48 @@ static void test_choose(void **state)
     expect("ucx-tcpx", "ucx-tcpx ucx-tcp", 0, 0, NULL); /* whole names */
 }
 
+static void expect_lane(const char *a, const char *b, const char *gpu_a, const char *gpu_b,
+                        const char *transport, const char *want)
+{
+    assert_string_equal(sl_lane_choose(a, b, gpu_a, gpu_b, transport), want);
+    assert_string_equal(sl_lane_choose(b, a, gpu_b, gpu_a, transport), want);
+}
+
+static void test_lanes(void **state)
+{
+    (void)state;
+    const char *both = "local ucx-shm ucx-tcp nccl", *without = "local ucx-shm ucx-tcp";
+    expect_lane(both, both, "GPU-a", "GPU-b", "ucx-shm", "nccl");
+    expect_lane(both, both, "GPU-a", "GPU-b", "ucx-tcp", "nccl");
+    expect_lane(both, both, "GPU-a", "GPU-b", "local", "nccl");
+    expect_lane(both, without, "GPU-a", "GPU-b", "ucx-shm", "");
+    expect_lane(both, both, "GPU-a", "GPU-a", "ucx-shm", ""); /* NCCL wants two cards */
+    expect_lane(both, both, "GPU-a", "GPU-a", "local", "device");
+    expect_lane(without, without, "GPU-a", "GPU-a", "local", "device");
+    expect_lane(both, both, "GPU-a", "", "ucx-shm", ""); /* a stage on CPUs */
+    expect_lane(both, both, "", "", "local", "");
+}
+
+static void test_activations(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *wanted, *transport, *lane;
+        double bandwidth;
+        enum sl_dtype want;
+    } rows[] = {
+        {"auto", "local", "", 0, SL_F32},          {"auto", "ucx-shm", "", 1e8, SL_F32},
+        {"auto", "ucx-tcp", "", 0, SL_F32},        {"auto", "ucx-tcp", "", 1e9 / 8, SL_BF16},
+        {"auto", "ucx-tcp", "", 10e9 / 8, SL_F32}, {"auto", "ucx-tcp", "nccl", 1e9 / 8, SL_F32},
+        {"f32", "ucx-tcp", "", 1e9 / 8, SL_F32},   {"bf16", "local", "", 0, SL_BF16},
+        {"fp8", "ucx-tcp", "", 0, SL_F8_E4M3},     {"fp8", "ucx-shm", "nccl", 0, SL_F8_E4M3},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_int_equal(sl_activations_choose(rows[i].wanted, rows[i].transport, rows[i].lane,
+                                               rows[i].bandwidth),
+                         rows[i].want);
+}
+
 /* The ids of a child of ours, through a pipe. */
 static void child_ids(char host[SL_ID_MAX], char process[SL_ID_MAX])
 {
@@ -85,6 +127,8 @@ static void test_ids(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_choose), cmocka_unit_test(test_ids)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_choose), cmocka_unit_test(test_lanes),
+                                       cmocka_unit_test(test_activations),
+                                       cmocka_unit_test(test_ids)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
