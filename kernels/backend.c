@@ -102,17 +102,18 @@ static int choose(struct sl_backend *b, const char *kind, struct sl_err *err)
     return 0;
 }
 
-/* A card by its name "cuda:N"; *is: whether it is such a name. */
+/* A card by its name "cuda:N", limits may follow (kernels/cuda/limits.h); *is: whether it is such
+ * a name. */
 static int choose_card(struct sl_backend *b, const char *kind, int *is, struct sl_err *err)
 {
     *is = strncmp(kind, "cuda", 4) == 0 && (kind[4] == 0 || kind[4] == ':');
     if (!*is) return 0;
-    char *end;
+    char *end = "";
     long n = kind[4] ? strtol(kind + 5, &end, 10) : 0;
-    if (kind[4] && (end == kind + 5 || *end || n < 0 || n > 1023))
+    if (kind[4] && (end == kind + 5 || (*end && *end != ',') || n < 0 || n > 1023))
         return sl_err_set(err, SL_EINPUT, "'%s' names no card; write cuda:0", kind);
 #ifdef SL_KERNELS_CUDA
-    return sl_cuda_open(b, (int)n, err);
+    return sl_cuda_open(b, (int)n, end, err);
 #else
     (void)b;
     return sl_err_set(err, SL_EUNSUPPORTED,

@@ -52,6 +52,8 @@ static size_t op_rows_bytes(int64_t n, int64_t cols)
 static void op_matmul(struct sl_backend *b, const void *x, int n, const struct sl_product *p,
                       int n_products)
 {
+    for (int i = 0; i < n_products; i++)
+        sl_cuda_held_read(&b->cuda->held, p[i].w->packed_bytes);
     if (n <= SL_DECODE_ROWS_MAX)
         sl_cuda_stream_matmul(&b->cuda->c, x, n, p, n_products);
     else
@@ -62,6 +64,7 @@ static void op_gate_up(struct sl_backend *b, enum sl_act act, const void *x, int
                        const struct sl_weight *gate, const float *gate_bias,
                        const struct sl_weight *up, const float *up_bias, void *out)
 {
+    sl_cuda_held_read(&b->cuda->held, gate->packed_bytes + up->packed_bytes);
     if (n <= SL_DECODE_ROWS_MAX)
         sl_cuda_stream_gate_up(&b->cuda->c, act, x, n, gate, gate_bias, up, up_bias, out);
     else
@@ -116,6 +119,7 @@ static void op_head_matmul(struct sl_backend *b, const struct sl_weight *w, int 
                            int64_t out_stride, int64_t out_head)
 {
     SL_ASSERT(w->group);
+    for (int i = 0; i < n_heads; i++) sl_cuda_held_read(&b->cuda->held, w[i].packed_bytes);
     sl_cuda_head_matmul(&b->cuda->c, w->group, n_heads, (int)w->rows, (int)w->cols, x, x_stride,
                         x_head, n, out, out_stride, out_head);
 }
@@ -131,6 +135,15 @@ static const struct sl_cuda_weight *form(const struct sl_weight *w)
     return w->packed;
 }
 
+/* Bytes of the experts that n rows are expected to reach, routed evenly. */
+static uint64_t expected_bytes(const struct sl_moe *m, int n)
+{
+    double missed = 1, each = (double)(m->gate->packed_bytes + m->up->packed_bytes +
+                                       m->down->packed_bytes);
+    for (int i = 0; i < n; i++) missed *= 1 - (double)m->n_used / m->n_experts;
+    return (uint64_t)(each * m->n_experts * (1 - missed)) + m->router->packed_bytes;
+}
+
 static void op_moe(struct sl_backend *b, const struct sl_moe *m, const void *x, int n, int dim,
                    float *out)
 {
@@ -141,6 +154,7 @@ static void op_moe(struct sl_backend *b, const struct sl_moe *m, const void *x, 
                                       .gate_form = *form(m->gate),
                                       .up_form = *form(m->up),
                                       .down_form = *form(m->down)};
+    sl_cuda_held_read(&b->cuda->held, expected_bytes(m, n));
     sl_cuda_moe(&b->cuda->c, m, &e, x, n, dim, out);
 }
 
@@ -275,7 +289,8 @@ int sl_cuda_devices(void)
     return n;
 }
 
-static int open_device(struct sl_cuda_backend *g, int device, struct sl_err *err)
+static int open_device(struct sl_cuda_backend *g, int device, const struct sl_cuda_limits *limits,
+                       struct sl_err *err)
 {
     struct cudaDeviceProp p;
     int driver = 0, n = sl_cuda_devices(), low, high;
@@ -297,7 +312,8 @@ static int open_device(struct sl_cuda_backend *g, int device, struct sl_err *err
                           "card %d (%s) has compute capability %d.%d; 8.0 or later is needed",
                           device, p.name, p.major, p.minor);
     cudaDeviceGetStreamPriorityRange(&low, &high);
-    cudaStreamCreateWithPriority(&g->c.stream, cudaStreamNonBlocking, low);
+    int r = sl_cuda_held_open(&g->held, &g->c, limits, low, err);
+    if (r) return r;
     for (int i = 0; i < 2; i++) {
         cudaMallocHost(&g->pinned[i].data, SL_CUDA_PINNED_BYTES);
         cudaEventCreateWithFlags(&g->pinned[i].free, cudaEventDisableTiming);
@@ -305,15 +321,17 @@ static int open_device(struct sl_cuda_backend *g, int device, struct sl_err *err
     return sl_cuda_check("opening the card", err);
 }
 
-int sl_cuda_open(struct sl_backend *b, int device, struct sl_err *err)
+int sl_cuda_open(struct sl_backend *b, int device, const char *limits, struct sl_err *err)
 {
+    struct sl_cuda_limits l;
+    if (sl_cuda_limits_read(limits, &l, err)) return SL_EINPUT;
     struct sl_cuda_backend *g = calloc(1, sizeof *g);
     if (!g) return sl_err_set(err, SL_ENOMEM, "kernels: out of memory");
     b->cuda = g;
     b->ops = &cuda_ops;
     b->kv_type = SL_F16;
     b->row = "cuda";
-    int r = open_device(g, device, err);
+    int r = open_device(g, device, &l, err);
     if (r == 0) r = sl_cuda_lt_create(&g->c, err);
     if (r == 0) r = sl_pool_create(NULL, COPY_THREADS, &g->pool, err);
     return r;
@@ -329,7 +347,7 @@ void sl_cuda_close(struct sl_backend *b)
         if (g->pinned[i].data) cudaFreeHost(g->pinned[i].data);
         if (g->pinned[i].free) cudaEventDestroy(g->pinned[i].free);
     }
-    if (g->c.stream) cudaStreamDestroy(g->c.stream);
+    sl_cuda_held_close(&g->held, &g->c);
     sl_pool_destroy(g->pool);
     free(g);
     b->cuda = NULL;
@@ -356,5 +374,6 @@ uint64_t sl_cuda_card_memory(int device)
 
 double sl_cuda_bandwidth(struct sl_backend *b)
 {
-    return sl_cuda_measure_bandwidth(&b->cuda->c);
+    double can = sl_cuda_measure_bandwidth(&b->cuda->c), may = b->cuda->held.bandwidth;
+    return may > 0 && may < can ? may : can;
 }

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/limits.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +34,7 @@ struct sl_cuda_graph {
 
 struct sl_cuda_backend {
     struct sl_cuda c;
+    struct sl_cuda_held held; /* whether the card plays a lesser one; has the stream */
     struct sl_backend_limits limits;
     struct sl_cuda_arena arena;
     struct sl_pool *pool; /* copies weights into the pinned buffers */

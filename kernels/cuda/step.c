@@ -242,6 +242,7 @@ void sl_cuda_begin(struct sl_backend *b, struct sl_step *s)
     cudaMemcpyAsync(g->blob, g->blob_host, (size_t)(w - g->blob_host) * sizeof *w,
                     cudaMemcpyHostToDevice, g->c.stream);
     sl_cuda_spread(&g->c, g->blob, &h);
+    sl_cuda_held_begin(&g->held, &g->c);
 }
 
 /* ---- recording ------------------------------------------------------------------------------- */
@@ -284,6 +285,7 @@ void sl_cuda_recorded(struct sl_backend *b)
     struct sl_cuda_backend *g = b->cuda;
     struct sl_cuda_graph *e = g->recording;
     cudaGraph_t graph = NULL;
+    sl_cuda_held_end(&g->held, &g->c);
     if (!e) return;
     g->recording = NULL;
     sl_cuda_check("recording a step", &g->failed);
