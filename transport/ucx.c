@@ -18,6 +18,7 @@
  * is fragile: after a death its owner throws it away, queue and all, and opens another
  * (hub.h:sl_hub_reopen). */
 #include "transport/ucx.h"
+#include "transport/versions.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -309,4 +310,9 @@ static int shm_port_open(struct uv_loop_s *loop, struct sl_port **out, struct sl
 static int tcp_port_open(struct uv_loop_s *loop, struct sl_port **out, struct sl_err *err)
 {
     return port_open(&tcp_kind, loop, out, err);
+}
+
+const char *sl_ucx_version(void)
+{
+    return ucp_get_version_string();
 }
