@@ -118,7 +118,8 @@ float gpu_uniform(uint64_t *seed)
 
 float gpu_normal(uint64_t *seed)
 {
-    double u = 0.5 * ((double)gpu_uniform(seed) + 1) + 1e-12, v = gpu_uniform(seed);
+    double u = 0.5 * ((double)gpu_uniform(seed) + 1), v = gpu_uniform(seed);
+    u = u < 1e-12 ? 1e-12 : u > 1 ? 1 : u; /* its logarithm is a number, and not above 0 */
     return (float)(sqrt(-2 * log(u)) * cos(3.14159265358979 * v));
 }
 
