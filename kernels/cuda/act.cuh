@@ -5,10 +5,11 @@
 
 #include "kernels/cuda/cuda.h"
 
-/* x * sigmoid(by * x), also for x of any size: exp overflows to infinity, the quotient to 0. */
+/* x * sigmoid(by * x), also for x of any size: exp overflows to infinity, the quotient to 0. The
+ * quick division (2 units in the last place) keeps gated units bound by memory, not arithmetic. */
 static __device__ __forceinline__ float sl_swish(float x, float by)
 {
-    return x / (1 + __expf(-by * x));
+    return __fdividef(x, 1 + __expf(-by * x));
 }
 
 static __device__ __forceinline__ float sl_gated(enum sl_act act, float gate, float up)

@@ -1,0 +1,245 @@
+/* decode_tiles.cu - weights of any form decoded to halfs, for products that multiply halfs.
+ *
+ * A thread decodes 16 neighbours of one row: they share a scale (groups are 16 columns or more), and
+ * 4-bit codes of a warp make 256 contiguous bytes. Arithmetic is float32 and rounds once. Traffic is
+ * the codes plus two bytes per element; the instructions (about 8 per element) hide behind it. */
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include "base/sl_assert.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_steps.h"
+#include "kernels/cuda/launch.cuh"
+
+namespace {
+
+constexpr int RUN = 16; /* elements of a thread */
+constexpr int THREADS = 256;
+constexpr int SUPER = 256; /* columns that share a half in the k-quants */
+
+struct job {
+    struct sl_cuda_weight w;
+    int64_t first, pieces; /* first row; runs to decode in all */
+    int runs;              /* of a row */
+    int groups, group_shift, supers;
+    const float *top; /* row factors are divided by it and multiplied in; NULL: left out */
+    uint4 *out;
+};
+
+static __device__ __forceinline__ float2 halfs(uint32_t u)
+{
+    return __half22float2(*reinterpret_cast<__half2 *>(&u));
+}
+
+static __device__ __forceinline__ uint32_t pack(float a, float b)
+{
+    __half2 h = __floats2half2_rn(a, b);
+    return *reinterpret_cast<uint32_t *>(&h);
+}
+
+/* Integers below 2^23 without the slow conversion: the bits of 2^23 + q. */
+static __device__ __forceinline__ float small(uint32_t q)
+{
+    return __uint_as_float(0x4b000000u | q) - 8388608.0f;
+}
+
+template <typename T>
+static __device__ __forceinline__ T at(const void *p, int64_t offset)
+{
+    return __ldg(reinterpret_cast<const T *>(static_cast<const char *>(p) + offset));
+}
+
+/* The 16 codes of run `run` of row r as numbers, before offset and zero point. */
+template <int CODE>
+static __device__ __forceinline__ void codes(const job &j, int64_t r, int run, const float *lut,
+                                             float *v)
+{
+    int64_t row = r * j.w.code_stride, high = r * j.w.high_stride;
+    if constexpr (CODE == SL_CUDA_F16) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            uint4 q = at<uint4>(j.w.code, row + run * 32 + h * 16);
+            uint32_t u[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float2 f = halfs(u[i]);
+                v[h * 8 + 2 * i] = f.x, v[h * 8 + 2 * i + 1] = f.y;
+            }
+        }
+    } else if constexpr (CODE == SL_CUDA_F32) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float4 f = at<float4>(j.w.code, row + run * 64 + i * 16);
+            v[4 * i] = f.x, v[4 * i + 1] = f.y, v[4 * i + 2] = f.z, v[4 * i + 3] = f.w;
+        }
+    } else if constexpr (CODE == SL_CUDA_E4M3 || CODE == SL_CUDA_E5M2 || CODE == SL_CUDA_I8 ||
+                         CODE == SL_CUDA_U8) {
+        uint4 q = at<uint4>(j.w.code, row + run * 16);
+        uint32_t u[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+        for (int i = 0; i < 16; i += 2) {
+            uint32_t two = u[i / 4] >> (i % 4 * 8);
+            if constexpr (CODE == SL_CUDA_E4M3) {
+                __half2_raw h = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3);
+                float2 f = __half22float2(*reinterpret_cast<__half2 *>(&h));
+                v[i] = f.x, v[i + 1] = f.y;
+            } else if constexpr (CODE == SL_CUDA_E5M2) { /* a half without its last byte */
+                float2 f = halfs((two & 0xff) << 8 | (two & 0xff00) << 16);
+                v[i] = f.x, v[i + 1] = f.y;
+            } else if constexpr (CODE == SL_CUDA_I8) { /* the sign bit turned over is +128 */
+                v[i] = small((two & 0xff) ^ 0x80) - 128;
+                v[i + 1] = small((two >> 8 & 0xff) ^ 0x80) - 128;
+            } else {
+                v[i] = small(two & 0xff), v[i + 1] = small(two >> 8 & 0xff);
+            }
+        }
+    } else if constexpr (CODE == SL_CUDA_U2 || CODE == SL_CUDA_U3) {
+        uint32_t q = at<uint32_t>(j.w.code, row + run * 4), h = 0;
+        if constexpr (CODE == SL_CUDA_U3) h = at<uint16_t>(j.w.high, high + run * 2);
+#pragma unroll
+        for (int i = 0; i < 16; i++) v[i] = small((q >> (2 * i) & 3) | (h >> i & 1) << 2);
+    } else {
+        uint2 two = at<uint2>(j.w.code, row + run * 8);
+        uint32_t u[2] = {two.x, two.y}, h = 0;
+        if constexpr (CODE == SL_CUDA_U5) h = at<uint16_t>(j.w.high, high + run * 2);
+        if constexpr (CODE == SL_CUDA_U6) h = at<uint32_t>(j.w.high, high + run * 4);
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            uint32_t q = u[i / 8] >> (i % 8 * 4) & 15;
+            if constexpr (CODE == SL_CUDA_U5) q |= (h >> i & 1) << 4;
+            if constexpr (CODE == SL_CUDA_U6) q |= (h >> (2 * i) & 3) << 4;
+            if constexpr (CODE == SL_CUDA_LUT4) {
+                v[i] = lut[q];
+            } else if constexpr (CODE == SL_CUDA_E2M1) {
+                /* exponent and mantissa are the top of a half's, 2^-14 too small */
+                uint32_t b = (q & 7) << 9 | (q & 8) << 12;
+                v[i] = halfs(b).x * 16384.0f;
+            } else {
+                v[i] = small(q);
+            }
+        }
+    }
+}
+
+static __device__ __forceinline__ float scale_of(const job &j, int64_t r, int64_t group,
+                                                 int64_t super, int k)
+{
+    switch (j.w.scale_kind) {
+    case SL_CUDA_SCALE_F16:
+        return __half2float(at<__half>(j.w.scale, group * 2));
+    case SL_CUDA_SCALE_UE4M3: {
+        __half_raw h = __nv_cvt_fp8_to_halfraw(at<uint8_t>(j.w.scale, group), __NV_E4M3);
+        return __half2float(h);
+    }
+    case SL_CUDA_SCALE_E8M0: {
+        uint32_t e = at<uint8_t>(j.w.scale, group);
+        return __uint_as_float(e == 0 ? 0x00400000u : e == 255 ? 0x7fc00000u : e << 23);
+    }
+    case SL_CUDA_SCALE_SUB_U:
+        return small(at<uint8_t>(j.w.scale, group)) * __half2float(at<__half>(j.w.super, super * 2));
+    case SL_CUDA_SCALE_SUB_I:
+        return (float)at<signed char>(j.w.scale, group) *
+               __half2float(at<__half>(j.w.super, super * 2));
+    case SL_CUDA_SCALE_GRID:
+        return at<float>(j.w.scale, 4 * (r / j.w.grid_rows * j.w.grid_stride + k / j.w.grid_cols));
+    default:
+        return 1;
+    }
+}
+
+/* element = scale * (code - zero) + min, for the 16 of a run. */
+static __device__ __forceinline__ void decode(const job &j, int64_t r, int run, float *v)
+{
+    int k = run * RUN;
+    int64_t group = r * j.groups + (k >> j.group_shift), super = r * j.supers + k / SUPER;
+    float zero = j.w.offset, min = 0;
+    if (j.w.min_kind == SL_CUDA_MIN_ZERO_U8) zero += small(at<uint8_t>(j.w.min, group));
+    if (j.w.min_kind == SL_CUDA_MIN_F16) min = __half2float(at<__half>(j.w.min, group * 2));
+    if (j.w.min_kind == SL_CUDA_MIN_SUB)
+        min = -small(at<uint8_t>(j.w.min, group)) *
+              __half2float(at<__half>(j.w.supmin, super * 2));
+    float factor = j.top ? j.w.row[r] / *j.top : 1;
+    min *= factor;
+    if (j.w.scale_kind == SL_CUDA_SCALE_GRID && j.w.grid_cols % RUN != 0) {
+#pragma unroll
+        for (int i = 0; i < RUN; i++)
+            if (k + i < j.w.cols)
+                v[i] = scale_of(j, r, group, super, k + i) * factor * (v[i] - zero) + min;
+        return;
+    }
+    float scale = scale_of(j, r, group, super, k < j.w.cols ? k : j.w.cols - 1) * factor;
+#pragma unroll
+    for (int i = 0; i < RUN; i++) v[i] = scale * (v[i] - zero) + min;
+}
+
+template <int CODE> __global__ void __launch_bounds__(THREADS) tile(const __grid_constant__ job j)
+{
+    __shared__ float lut[16];
+    if (CODE == SL_CUDA_LUT4) {
+        if (threadIdx.x < 16) lut[threadIdx.x] = j.w.lut[threadIdx.x];
+        __syncthreads();
+    }
+    sl_next();
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    bool mine = i < j.pieces;
+    uint32_t row = (uint32_t)((mine ? i : 0) / j.runs);
+    int run = (int)((mine ? i : 0) - (int64_t)row * j.runs);
+    float v[RUN];
+    codes<CODE>(j, j.first + row, run, lut, v);
+    sl_wait(); /* weights are older than any kernel; the largest row factor and the tile are not */
+    decode(j, j.first + row, run, v);
+    uint4 a = make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+    uint4 b = make_uint4(pack(v[8], v[9]), pack(v[10], v[11]), pack(v[12], v[13]),
+                         pack(v[14], v[15]));
+    /* Lanes 2i and 2i+1 swap an end, so that every store fills whole sectors of 32 bytes. */
+    bool odd = threadIdx.x & 1;
+    uint4 give = odd ? a : b, got;
+    got.x = __shfl_xor_sync(~0u, give.x, 1), got.y = __shfl_xor_sync(~0u, give.y, 1);
+    got.z = __shfl_xor_sync(~0u, give.z, 1), got.w = __shfl_xor_sync(~0u, give.w, 1);
+    if (!mine) return; /* pieces are even: both lanes of a pair, or none */
+    int64_t to = (i & ~(int64_t)1) * 2 + odd;
+    j.out[to] = odd ? got : a;
+    j.out[to + 2] = odd ? b : got;
+}
+
+typedef void kernel(job);
+kernel *const kernels[SL_CUDA_CODES] = {
+    [SL_CUDA_F16] = tile<SL_CUDA_F16>,   [SL_CUDA_F32] = tile<SL_CUDA_F32>,
+    [SL_CUDA_E4M3] = tile<SL_CUDA_E4M3>, [SL_CUDA_E5M2] = tile<SL_CUDA_E5M2>,
+    [SL_CUDA_E2M1] = tile<SL_CUDA_E2M1>, [SL_CUDA_LUT4] = tile<SL_CUDA_LUT4>,
+    [SL_CUDA_U2] = tile<SL_CUDA_U2>,     [SL_CUDA_U3] = tile<SL_CUDA_U3>,
+    [SL_CUDA_U4] = tile<SL_CUDA_U4>,     [SL_CUDA_U5] = tile<SL_CUDA_U5>,
+    [SL_CUDA_U6] = tile<SL_CUDA_U6>,     [SL_CUDA_I8] = tile<SL_CUDA_I8>,
+    [SL_CUDA_U8] = tile<SL_CUDA_U8>};
+
+} // namespace
+
+extern "C" void sl_cuda_decode_by(struct sl_cuda *c, const struct sl_cuda_weight *w, int64_t first,
+                                  int64_t n, const float *top, void *out)
+{
+    if (n <= 0) return;
+    SL_ASSERT(first >= 0 && first + n <= w->rows);
+    job j = {};
+    j.w = *w;
+    j.first = first;
+    j.runs = w->cols_padded / RUN;
+    j.pieces = n * j.runs;
+    j.groups = (int)sl_cuda_groups(w);
+    j.supers = (int)sl_cuda_supers(w);
+    if (j.groups > 1) { /* one group may be of any width, others are powers of two */
+        SL_ASSERT((w->group & (w->group - 1)) == 0 && w->group >= RUN);
+        j.group_shift = __builtin_ctz((unsigned)w->group);
+    } else {
+        j.group_shift = 30;
+    }
+    j.top = top;
+    j.out = static_cast<uint4 *>(out);
+    sl_launch(c, kernels[w->code_kind], dim3((unsigned)((j.pieces + THREADS - 1) / THREADS)),
+              THREADS, 0, j);
+}
+
+extern "C" void sl_cuda_decode(struct sl_cuda *c, const struct sl_cuda_weight *w, int64_t first,
+                               int64_t n, void *out)
+{
+    sl_cuda_decode_by(c, w, first, n, nullptr, out);
+}
