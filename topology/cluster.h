@@ -39,10 +39,12 @@ struct sl_device {
     const int *cpus;  /* logical CPUs, n_cpus of them, ascending; NULL: all of the node */
     int n_cpus;
     int gpu;                /* number of the NVIDIA card, -1: the CPUs */
-    const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels; "cuda:N" */
+    int sm_percent;         /* of the card's multiprocessors, 0: all */
+    const char *backend;    /* "cpu" (default), "ref", "avx2" ... a row of kernels; "cuda:N", the
+                               limits that the card is held to behind it: "cuda:0,sm=40" */
     uint64_t memory_bytes;  /* limit for weights and KV, 0 = measured */
     uint64_t reserve_bytes; /* kept free of it */
-    double bandwidth;       /* bytes per second, 0 = measured */
+    double bandwidth;       /* bytes per second, 0 = measured; a card is held to it */
     int layer_from,
         layer_to; /* pinned stage [from, to), in the file [first, last]; -1, -1 when free */
 };

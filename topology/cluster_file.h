@@ -39,6 +39,8 @@ int sl_value_word(struct sl_cluster_file *f, const struct sl_yaml *v, const stru
                   void *at); /* const char *, one of field->words */
 int sl_value_int(struct sl_cluster_file *f, const struct sl_yaml *v, const struct sl_field *field,
                  void *at); /* int */
+int sl_value_percent(struct sl_cluster_file *f, const struct sl_yaml *v,
+                     const struct sl_field *field, void *at);
 int sl_value_bytes(struct sl_cluster_file *f, const struct sl_yaml *v, const struct sl_field *field,
                    void *at); /* uint64_t */
 int sl_value_bandwidth(struct sl_cluster_file *f, const struct sl_yaml *v,

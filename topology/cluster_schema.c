@@ -79,6 +79,7 @@ static int read_adapters(struct sl_cluster_file *f, const struct sl_yaml *v,
 static const struct sl_field device_fields[] = {
     {"cpu", sl_value_cpus, AT(sl_device, cpus), .may_be_null = 1},
     {"gpu", sl_value_int, AT(sl_device, gpu), .min = 0, .max = GPUS_MAX - 1},
+    {"sm", sl_value_percent, AT(sl_device, sm_percent)},
     {"kind", sl_value_unsupported,
      .remedy = "there is no device catalogue yet; leave `kind` out, the device is measured"},
     {"backend", sl_value_word, AT(sl_device, backend), .words = backends},
@@ -231,6 +232,17 @@ static int no_memory(struct sl_cluster_file *f)
     return sl_err_set(f->err, SL_ENOMEM, "%s: no memory", f->name);
 }
 
+/* The card's name for kernels, with what it is held to. */
+static const char *card_name(struct sl_arena *a, const struct sl_device *d)
+{
+    char name[96];
+    int n = snprintf(name, sizeof name, "cuda:%d", d->gpu);
+    if (d->sm_percent) n += snprintf(name + n, sizeof name - (size_t)n, ",sm=%d", d->sm_percent);
+    if (d->bandwidth > 0)
+        snprintf(name + n, sizeof name - (size_t)n, ",bandwidth=%.6g", d->bandwidth);
+    return sl_arena_strdup(a, name);
+}
+
 static int read_device(struct sl_cluster_file *f, const struct sl_yaml *v)
 {
     struct sl_cluster *c = f->c;
@@ -242,13 +254,14 @@ static int read_device(struct sl_cluster_file *f, const struct sl_yaml *v)
     int r = read_map(f, v, device_fields, d);
     if (r) return r;
     if (d->gpu >= 0) {
-        char name[32];
         if (sl_yaml_get(v, "cpu") || sl_yaml_get(v, "backend"))
             return SL_FAIL(f, v,
                            "a device is a card or CPUs; with `gpu` leave `cpu` and `backend` out");
-        snprintf(name, sizeof name, "cuda:%d", d->gpu);
-        d->backend = sl_arena_strdup(&c->arena, name);
+        d->backend = card_name(&c->arena, d);
         if (!d->backend) return no_memory(f);
+    } else if (d->sm_percent) {
+        return SL_FAIL(f, sl_yaml_get(v, "sm"),
+                       "is a share of a card's multiprocessors; leave it out for CPUs");
     } else if (!sl_yaml_get(v, "cpu")) {
         return SL_FAIL(f, v,
                        "the key `cpu` or `gpu` is missing; write gpu: 0, cpu: 0-3 or cpu: all");

@@ -84,6 +84,25 @@ int sl_value_int(struct sl_cluster_file *f, const struct sl_yaml *v, const struc
     return int_between(f, v, field->min, field->max, at);
 }
 
+int sl_value_percent(struct sl_cluster_file *f, const struct sl_yaml *v,
+                     const struct sl_field *field, void *at)
+{
+    char digits[8], shown[SL_YAML_EXCERPT + 4];
+    long n;
+    (void)field;
+    if (want_scalar(f, v)) return SL_EINPUT;
+    size_t length = strlen(v->text);
+    if (length < 2 || length > sizeof digits || v->text[length - 1] != '%')
+        length = 1; /* no number is left */
+    memcpy(digits, v->text, length - 1);
+    digits[length - 1] = 0;
+    if (parse_int(digits, &n) || n < 1 || n > 100)
+        return SL_FAIL(f, v, "'%s' is no share; write it like 40%%, from 1%% to 100%%",
+                       sl_yaml_excerpt(v->text, shown));
+    *(int *)at = (int)n;
+    return 0;
+}
+
 int sl_value_bytes(struct sl_cluster_file *f, const struct sl_yaml *v, const struct sl_field *field,
                    void *at)
 {

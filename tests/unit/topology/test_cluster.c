@@ -172,6 +172,30 @@ static void reads_nodes_and_devices(void **state)
     sl_cluster_close(&c);
 }
 
+static void cards_carry_their_limits(void **state)
+{
+    static const char text[] = "model: {path: m}\n"
+                               "nodes:\n"
+                               "- name: a\n"
+                               "  devices:\n"
+                               "  - {gpu: 3}\n"
+                               "  - {gpu: 0, sm: 40%, memory: 24GiB}\n"
+                               "  - {gpu: 1, bandwidth: 1TB/s}\n"
+                               "  - {gpu: 12, sm: 100%, bandwidth: 672GB/s}\n";
+    static const char *const names[] = {"cuda:3", "cuda:0,sm=40", "cuda:1,bandwidth=1e+12",
+                                        "cuda:12,sm=100,bandwidth=6.72e+11"};
+    struct sl_cluster c;
+    struct sl_err err;
+    (void)state;
+    assert_int_equal(sl_cluster_parse("x.yaml", text, sizeof text - 1, &c, &err), 0);
+    for (int i = 0; i < 4; i++) assert_string_equal(c.devices[i].backend, names[i]);
+    assert_int_equal(c.devices[1].sm_percent, 40);
+    assert_true(c.devices[1].memory_bytes == 24ull << 30);
+    assert_true(c.devices[2].bandwidth == 1e12 && c.devices[2].sm_percent == 0);
+    assert_int_equal(c.devices[3].gpu, 12);
+    sl_cluster_close(&c);
+}
+
 static void paths_count_from_the_files_folder(void **state)
 {
     static const struct {
@@ -347,6 +371,7 @@ int main(void)
         cmocka_unit_test(says_nothing_and_gets_defaults),
         cmocka_unit_test(reads_the_top_level),
         cmocka_unit_test(reads_nodes_and_devices),
+        cmocka_unit_test(cards_carry_their_limits),
         cmocka_unit_test(paths_count_from_the_files_folder),
         cmocka_unit_test(adapters_have_names_and_paths),
         cmocka_unit_test(launch_follows_the_host),
