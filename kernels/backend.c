@@ -169,6 +169,15 @@ enum sl_dtype sl_backend_kv_type(const struct sl_backend *b)
     return b->kv_type;
 }
 
+int sl_backend_card(const struct sl_backend *b)
+{
+#ifdef SL_KERNELS_CUDA
+    if (b->cuda) return sl_cuda_number(b);
+#endif
+    (void)b;
+    return -1;
+}
+
 int sl_backend_cards(void)
 {
 #ifdef SL_KERNELS_CUDA

@@ -323,9 +323,16 @@ struct sl_backend_ops {
     void *(*alloc)(struct sl_backend *b, size_t bytes,
                    struct sl_err *err); /* zeroed, 256-aligned */
     void (*free)(struct sl_backend *b, void *p);
-    /* Ordered with the operations. upload: src may be reused on return; download waits. */
+    /* Ordered with the operations. upload: src may be reused on return, pinned memory after end();
+     * download waits. */
     void (*upload)(struct sl_backend *b, void *dst, const void *src, size_t n);
     void (*download)(struct sl_backend *b, void *dst, const void *src, size_t n);
+    /* Activations x [n][cols] as they travel (docs/wire.md: F32, BF16; F8_E4M3 is n scales, then n
+     * rows of codes) and back. Outside of what is recorded. */
+    void (*pack)(struct sl_backend *b, enum sl_dtype type, const float *x, int n, int cols,
+                 void *out);
+    void (*unpack)(struct sl_backend *b, enum sl_dtype type, const void *in, int n, int cols,
+                   float *x);
 
     /* Begins a step: sends the descriptor. Then either replay() returns 1, the recorded operations
      * of an earlier step of the same size and `key` run again, and the caller gives none; or it
@@ -377,6 +384,8 @@ void sl_backend_enter(struct sl_backend *b);
  * "ref" and "portable". */
 const char *const *sl_backend_rows(int *n);
 
+/* The number of the card it runs on, -1 for the host. */
+int sl_backend_card(const struct sl_backend *b);
 /* NVIDIA cards that this build and machine can use: kinds "cuda:0" up to one less. */
 int sl_backend_cards(void);
 

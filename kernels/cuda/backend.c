@@ -15,6 +15,7 @@
 #include "kernels/cuda/measure.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/rows.h"
+#include "kernels/cuda/wire.h"
 
 #define COPY_THREADS 4 /* that bring weights from the page cache */
 
@@ -182,6 +183,18 @@ static void op_soften(struct sl_backend *b, float *x, int64_t count, float scale
     sl_cuda_soften(&b->cuda->c, x, count, scale, cap);
 }
 
+static void op_pack(struct sl_backend *b, enum sl_dtype type, const float *x, int n, int cols,
+                    void *out)
+{
+    sl_cuda_pack(&b->cuda->c, type, x, n, cols, out);
+}
+
+static void op_unpack(struct sl_backend *b, enum sl_dtype type, const void *in, int n, int cols,
+                      float *x)
+{
+    sl_cuda_unpack(&b->cuda->c, type, in, n, cols, x);
+}
+
 static void op_draw(struct sl_backend *b, float *logits, int first, int n, int n_vocab)
 {
     sl_cuda_draw(&b->cuda->c, logits, first, n, n_vocab);
@@ -266,6 +279,8 @@ static const struct sl_backend_ops cuda_ops = {
     .free = sl_cuda_free,
     .upload = sl_cuda_upload,
     .download = sl_cuda_download,
+    .pack = op_pack,
+    .unpack = op_unpack,
     .begin = sl_cuda_begin,
     .replay = sl_cuda_replay,
     .recorded = sl_cuda_recorded,
