@@ -341,7 +341,7 @@ static void reference_names_every_key(void **state)
             n_keys++;
         }
     }
-    assert_int_equal(n_keys, 10 + 10 + 2 + 4 + 4 + 9 + 8);
+    assert_int_equal(n_keys, 10 + 10 + 2 + 4 + 5 + 9 + 9);
 }
 
 static void files_that_cannot_be_read(void **state)
