@@ -13,14 +13,14 @@
 
 namespace {
 
-constexpr int RUN = 16; /* elements of a thread */
-constexpr int THREADS = 256;
+constexpr int RUN = 16;             /* elements of a thread */
+constexpr int ACROSS = 32, ROWS = 8; /* threads of a block: runs of a row, rows */
 constexpr int SUPER = 256; /* columns that share a half in the k-quants */
 
 struct job {
     struct sl_cuda_weight w;
-    int64_t first, pieces; /* first row; runs to decode in all */
-    int runs;              /* of a row */
+    int first, n; /* rows */
+    int runs;     /* of a row */
     int groups, group_shift, supers;
     const float *top; /* row factors are divided by it and multiplied in; NULL: left out */
     uint4 *out;
@@ -37,11 +37,24 @@ static __device__ __forceinline__ uint32_t pack(float a, float b)
     return *reinterpret_cast<uint32_t *>(&h);
 }
 
-/* Integers below 2^23 without the slow conversion: the bits of 2^23 + q. */
+/* Integers below 2^23 without the slow conversion: the bits of 2^23 + q. Codes stay so until their
+ * zero point is subtracted, exactly, from both at once. */
+static __device__ __forceinline__ float raised(uint32_t q)
+{
+    return __uint_as_float(0x4b000000u | q);
+}
+
 static __device__ __forceinline__ float small(uint32_t q)
 {
-    return __uint_as_float(0x4b000000u | q) - 8388608.0f;
+    return raised(q) - 8388608.0f;
 }
+
+/* What codes<CODE>() adds to, and divides out of, a code. */
+template <int CODE> struct form {
+    static constexpr bool whole = CODE >= SL_CUDA_U2;
+    static constexpr float base = CODE == SL_CUDA_I8 ? 8388608 + 128 : whole ? 8388608 : 0;
+    static constexpr float factor = CODE == SL_CUDA_E2M1 ? 16384 : 1;
+};
 
 template <typename T>
 static __device__ __forceinline__ T at(const void *p, int64_t offset)
@@ -87,20 +100,32 @@ static __device__ __forceinline__ void codes(const job &j, int64_t r, int run, c
                 float2 f = halfs((two & 0xff) << 8 | (two & 0xff00) << 16);
                 v[i] = f.x, v[i + 1] = f.y;
             } else if constexpr (CODE == SL_CUDA_I8) { /* the sign bit turned over is +128 */
-                v[i] = small((two & 0xff) ^ 0x80) - 128;
-                v[i + 1] = small((two >> 8 & 0xff) ^ 0x80) - 128;
+                v[i] = raised((two & 0xff) ^ 0x80);
+                v[i + 1] = raised((two >> 8 & 0xff) ^ 0x80);
             } else {
-                v[i] = small(two & 0xff), v[i + 1] = small(two >> 8 & 0xff);
+                v[i] = raised(two & 0xff), v[i + 1] = raised(two >> 8 & 0xff);
             }
         }
     } else if constexpr (CODE == SL_CUDA_U2 || CODE == SL_CUDA_U3) {
         uint32_t q = at<uint32_t>(j.w.code, row + run * 4), h = 0;
         if constexpr (CODE == SL_CUDA_U3) h = at<uint16_t>(j.w.high, high + run * 2);
 #pragma unroll
-        for (int i = 0; i < 16; i++) v[i] = small((q >> (2 * i) & 3) | (h >> i & 1) << 2);
+        for (int i = 0; i < 16; i++) v[i] = raised((q >> (2 * i) & 3) | (h >> i & 1) << 2);
+    } else if constexpr (CODE == SL_CUDA_E2M1) {
+        /* Exponent and mantissa are the top of a half's, 2^-14 too small; codes 4 apart in a pair. */
+        uint2 two = at<uint2>(j.w.code, row + run * 8);
+        const uint32_t u[2] = {two.x, two.y};
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            if (i & 4) continue;
+            uint32_t q = u[i / 8] >> (i % 4 * 4);
+            float2 f = halfs((q & 0x00070007) << 9 | (q & 0x00080008) << 12);
+            v[i] = f.x, v[i + 4] = f.y;
+        }
     } else {
         uint2 two = at<uint2>(j.w.code, row + run * 8);
-        uint32_t u[2] = {two.x, two.y}, h = 0;
+        const uint32_t u[2] = {two.x, two.y};
+        uint32_t h = 0;
         if constexpr (CODE == SL_CUDA_U5) h = at<uint16_t>(j.w.high, high + run * 2);
         if constexpr (CODE == SL_CUDA_U6) h = at<uint32_t>(j.w.high, high + run * 4);
 #pragma unroll
@@ -108,15 +133,7 @@ static __device__ __forceinline__ void codes(const job &j, int64_t r, int run, c
             uint32_t q = u[i / 8] >> (i % 8 * 4) & 15;
             if constexpr (CODE == SL_CUDA_U5) q |= (h >> i & 1) << 4;
             if constexpr (CODE == SL_CUDA_U6) q |= (h >> (2 * i) & 3) << 4;
-            if constexpr (CODE == SL_CUDA_LUT4) {
-                v[i] = lut[q];
-            } else if constexpr (CODE == SL_CUDA_E2M1) {
-                /* exponent and mantissa are the top of a half's, 2^-14 too small */
-                uint32_t b = (q & 7) << 9 | (q & 8) << 12;
-                v[i] = halfs(b).x * 16384.0f;
-            } else {
-                v[i] = small(q);
-            }
+            v[i] = CODE == SL_CUDA_LUT4 ? lut[q] : raised(q);
         }
     }
 }
@@ -148,46 +165,50 @@ static __device__ __forceinline__ float scale_of(const job &j, int64_t r, int64_
 }
 
 /* element = scale * (code - zero) + min, for the 16 of a run. */
+template <int CODE>
 static __device__ __forceinline__ void decode(const job &j, int64_t r, int run, float *v)
 {
     int k = run * RUN;
     int64_t group = r * j.groups + (k >> j.group_shift), super = r * j.supers + k / SUPER;
-    float zero = j.w.offset, min = 0;
+    float zero = form<CODE>::base + j.w.offset, min = 0;
     if (j.w.min_kind == SL_CUDA_MIN_ZERO_U8) zero += small(at<uint8_t>(j.w.min, group));
     if (j.w.min_kind == SL_CUDA_MIN_F16) min = __half2float(at<__half>(j.w.min, group * 2));
     if (j.w.min_kind == SL_CUDA_MIN_SUB)
         min = -small(at<uint8_t>(j.w.min, group)) *
               __half2float(at<__half>(j.w.supmin, super * 2));
-    float factor = j.top ? j.w.row[r] / *j.top : 1;
-    min *= factor;
+    float scale = scale_of(j, r, group, super, k < j.w.cols ? k : j.w.cols - 1);
+    float own = j.top ? j.w.row[r] : 1;
+    sl_wait(); /* weights are older than any kernel; the largest row factor and the tile are not */
+    float by = j.top ? own / *j.top : 1;
+    min *= by;
+    by *= form<CODE>::factor;
     if (j.w.scale_kind == SL_CUDA_SCALE_GRID && j.w.grid_cols % RUN != 0) {
 #pragma unroll
         for (int i = 0; i < RUN; i++)
             if (k + i < j.w.cols)
-                v[i] = scale_of(j, r, group, super, k + i) * factor * (v[i] - zero) + min;
+                v[i] = scale_of(j, r, group, super, k + i) * by * (v[i] - zero) + min;
         return;
     }
-    float scale = scale_of(j, r, group, super, k < j.w.cols ? k : j.w.cols - 1) * factor;
+    scale *= by;
 #pragma unroll
     for (int i = 0; i < RUN; i++) v[i] = scale * (v[i] - zero) + min;
 }
 
-template <int CODE> __global__ void __launch_bounds__(THREADS) tile(const __grid_constant__ job j)
+template <int CODE>
+__global__ void __launch_bounds__(ACROSS *ROWS) tile(const __grid_constant__ job j)
 {
     __shared__ float lut[16];
     if (CODE == SL_CUDA_LUT4) {
-        if (threadIdx.x < 16) lut[threadIdx.x] = j.w.lut[threadIdx.x];
+        if (threadIdx.y == 0 && threadIdx.x < 16) lut[threadIdx.x] = j.w.lut[threadIdx.x];
         __syncthreads();
     }
     sl_next();
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    bool mine = i < j.pieces;
-    uint32_t row = (uint32_t)((mine ? i : 0) / j.runs);
-    int run = (int)((mine ? i : 0) - (int64_t)row * j.runs);
+    int run = blockIdx.x * ACROSS + threadIdx.x, n = blockIdx.y * ROWS + threadIdx.y;
+    bool mine = run < j.runs && n < j.n; /* runs are even: both lanes of a pair, or none */
+    int row = j.first + (mine ? n : 0);
     float v[RUN];
-    codes<CODE>(j, j.first + row, run, lut, v);
-    sl_wait(); /* weights are older than any kernel; the largest row factor and the tile are not */
-    decode(j, j.first + row, run, v);
+    codes<CODE>(j, row, mine ? run : 0, lut, v);
+    decode<CODE>(j, row, mine ? run : 0, v);
     uint4 a = make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
     uint4 b = make_uint4(pack(v[8], v[9]), pack(v[10], v[11]), pack(v[12], v[13]),
                          pack(v[14], v[15]));
@@ -196,10 +217,10 @@ template <int CODE> __global__ void __launch_bounds__(THREADS) tile(const __grid
     uint4 give = odd ? a : b, got;
     got.x = __shfl_xor_sync(~0u, give.x, 1), got.y = __shfl_xor_sync(~0u, give.y, 1);
     got.z = __shfl_xor_sync(~0u, give.z, 1), got.w = __shfl_xor_sync(~0u, give.w, 1);
-    if (!mine) return; /* pieces are even: both lanes of a pair, or none */
-    int64_t to = (i & ~(int64_t)1) * 2 + odd;
-    j.out[to] = odd ? got : a;
-    j.out[to + 2] = odd ? b : got;
+    if (!mine) return;
+    uint4 *to = j.out + ((int64_t)n * j.runs + (run & ~1)) * 2 + odd;
+    to[0] = odd ? got : a;
+    to[2] = odd ? b : got;
 }
 
 typedef void kernel(job);
@@ -219,11 +240,12 @@ extern "C" void sl_cuda_decode_by(struct sl_cuda *c, const struct sl_cuda_weight
 {
     if (n <= 0) return;
     SL_ASSERT(first >= 0 && first + n <= w->rows);
+    SL_ASSERT(w->offset == (float)(int)w->offset); /* 2^23 + offset is exact */
     job j = {};
     j.w = *w;
-    j.first = first;
+    j.first = (int)first;
+    j.n = (int)n;
     j.runs = w->cols_padded / RUN;
-    j.pieces = n * j.runs;
     j.groups = (int)sl_cuda_groups(w);
     j.supers = (int)sl_cuda_supers(w);
     if (j.groups > 1) { /* one group may be of any width, others are powers of two */
@@ -234,8 +256,8 @@ extern "C" void sl_cuda_decode_by(struct sl_cuda *c, const struct sl_cuda_weight
     }
     j.top = top;
     j.out = static_cast<uint4 *>(out);
-    sl_launch(c, kernels[w->code_kind], dim3((unsigned)((j.pieces + THREADS - 1) / THREADS)),
-              THREADS, 0, j);
+    dim3 grid((unsigned)((j.runs + ACROSS - 1) / ACROSS), (unsigned)((n + ROWS - 1) / ROWS));
+    sl_launch(c, kernels[w->code_kind], grid, dim3(ACROSS, ROWS), 0, j);
 }
 
 extern "C" void sl_cuda_decode(struct sl_cuda *c, const struct sl_cuda_weight *w, int64_t first,

@@ -186,37 +186,61 @@ template <int V, typename T> __global__ void finish(const struct sl_cuda_finish 
     }
 }
 
-/* A thread makes eight neighbours of a row. */
-template <typename T> __global__ void glu_piece(const struct sl_cuda_glu_piece g)
+/* Factors and biases of the eight columns of a thread, where a unit has any. */
+struct glu_columns {
+    float by[2][8], bias[2][8];
+};
+
+static __device__ __forceinline__ void load_columns(const struct sl_cuda_glu_piece &g, int column,
+                                                    glu_columns &f)
+{
+    for (int w = 0; w < 2; w++) {
+        float top = g.row[w] ? g.level[w]->top : 1;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            bool inside = column + e < g.cols;
+            f.by[w][e] = !inside ? 0 : g.row[w] ? g.row[w][column + e] / top : 1;
+            f.bias[w][e] = inside && g.bias[w] ? g.bias[w][column + e] : 0;
+        }
+    }
+}
+
+/* A thread makes eight neighbours of several rows. PLAIN: whole columns without factors. */
+template <int ACT, bool PLAIN> __global__ void glu_piece(const struct sl_cuda_glu_piece g)
 {
     sl_next();
     sl_wait();
     int at = (blockIdx.x * THREADS + threadIdx.x) * 8, column = g.first + at;
     int end = g.first + g.m == g.cols ? (int)sl_cuda_pad(g.cols) : g.first + g.m;
     if (column >= end) return;
-    bool plain = !g.row[0] && !g.row[1] && !g.bias[0] && !g.bias[1] && column + 8 <= g.cols;
+    glu_columns f;
+    if (!PLAIN) load_columns(g, column, f);
     for (int i = blockIdx.y; i < g.n; i += gridDim.y) {
         float *head = sl_row_head(g.out, i, g.cols);
         sl_piece<8> y = {};
         if (at < g.m) {
-            sl_piece<8> s[2];
-            for (int w = 0; w < 2; w++) s[w] = load_sums<8, T>(g.sums[w], i * g.d_stride + at);
+            sl_piece<8> a = load_sums<8, __half>(g.sums[0], i * g.d_stride + at);
+            sl_piece<8> b = load_sums<8, __half>(g.sums[1], i * g.d_stride + at);
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                float v[2] = {s[0].v[e], s[1].v[e]};
-                if (!plain) {
-                    if (column + e >= g.cols) continue;
-                    for (int w = 0; w < 2; w++) {
-                        if (g.row[w]) v[w] *= g.row[w][column + e];
-                        if (g.bias[w]) v[w] += g.bias[w][column + e];
-                    }
+                if (!PLAIN) {
+                    if (column + e >= g.cols) continue; /* sums there may be anything */
+                    a.v[e] = a.v[e] * f.by[0][e] + f.bias[0][e];
+                    b.v[e] = b.v[e] * f.by[1][e] + f.bias[1][e];
                 }
-                y.v[e] = sl_glu_half_range(sl_gated(g.act, v[0], v[1]));
+                y.v[e] = sl_glu_half_range(sl_gated((enum sl_act)ACT, a.v[e], b.v[e]));
             }
         }
         sl_piece_store_half<8>(sl_row_halfs(head) + column, y);
         if (column == 0) *head = SL_CUDA_GLU_SCALE;
     }
+}
+
+typedef void glu_kernel(struct sl_cuda_glu_piece);
+
+template <int ACT> glu_kernel *glu_of(bool plain)
+{
+    return plain ? glu_piece<ACT, true> : glu_piece<ACT, false>;
 }
 
 dim3 grid_of(int64_t pieces, int n)
@@ -267,8 +291,14 @@ extern "C" void sl_cuda_finish(struct sl_cuda *c, const struct sl_cuda_finish *f
 
 extern "C" void sl_cuda_glu_piece(struct sl_cuda *c, const struct sl_cuda_glu_piece *g)
 {
+    constexpr int ROWS_EACH = 4; /* of a thread with factors, which it loads once */
     if (g->n <= 0) return;
     int64_t end = g->first + g->m == g->cols ? sl_cuda_pad(g->cols) : g->first + g->m;
-    sl_launch(c, g->half ? glu_piece<__half> : glu_piece<float>,
-              grid_of((end - g->first + 7) / 8, g->n), THREADS, 0, *g);
+    bool plain = !g->row[0] && !g->row[1] && !g->bias[0] && !g->bias[1] && g->m % 8 == 0;
+    glu_kernel *kernel = g->act == SL_ACT_SILU        ? glu_of<SL_ACT_SILU>(plain)
+                         : g->act == SL_ACT_GELU      ? glu_of<SL_ACT_GELU>(plain)
+                         : g->act == SL_ACT_GELU_TANH ? glu_of<SL_ACT_GELU_TANH>(plain)
+                                                      : glu_of<SL_ACT_SWIGLU_OAI>(plain);
+    int rows = plain ? g->n : (g->n + ROWS_EACH - 1) / ROWS_EACH;
+    sl_launch(c, kernel, grid_of((end - g->first + 7) / 8, rows), THREADS, 0, *g);
 }

@@ -12,8 +12,8 @@
 enum way { STRAIGHT, SUMS, SHORT_SUMS };
 
 /* Adding to floats in the product itself stalls on their reading; with few columns to sum it takes
- * longer than BF16 sums in the cache and a pass that adds them (measured: up to about this many).
- * They round to 2^-9, a tenth of what quantized rows do; products of halfs are better than that. */
+ * longer than sums in the cache and a pass that adds them (measured: up to about this many). Beside
+ * quantized rows they are BF16: it rounds to 2^-9, a tenth of what the rows were rounded to. */
 #define ADD_COLS_MAX 8192
 
 static enum way way_of(const struct sl_gemm_run *r, enum sl_gemm_path path,
@@ -23,9 +23,9 @@ static enum way way_of(const struct sl_gemm_run *r, enum sl_gemm_path path,
     if (path == SL_PATH_AFTER || path == SL_PATH_STORED) return SUMS;
     if (w->rows % 8 || (uintptr_t)p->out % 16) return SUMS;
     if (path == SL_PATH_BLOCK && r->n % 8) return SUMS; /* rows are made up to 8 */
-    int passes = (p->flags & SL_MATMUL_ADD) || p->bias;
-    int quantized = path != SL_PATH_HALF;
-    return passes && quantized && w->cols <= ADD_COLS_MAX ? SHORT_SUMS : STRAIGHT;
+    int adds = (p->flags & SL_MATMUL_ADD) || p->bias;
+    if (!adds || w->cols > ADD_COLS_MAX) return STRAIGHT;
+    return path == SL_PATH_HALF ? SUMS : SHORT_SUMS;
 }
 
 static void product(const struct sl_gemm_run *r, enum sl_gemm_path path, const struct sl_product *p,
@@ -199,13 +199,11 @@ static void prepare(const struct sl_gemm_run *r, const struct unit *u, struct sl
 static void run_unit(const struct sl_gemm_run *r, const struct unit *u)
 {
     struct sl_gemm_run both[2];
-    int half = u->path[0] != SL_PATH_STORED, rows = u->w[0]->rows;
-    int piece = sl_gemm_piece(r, u->path[0], u->w[0], half ? 4 : 8);
+    int rows = u->w[0]->rows, piece = sl_gemm_piece(r, u->path[0], u->w[0], 4);
     prepare(r, u, both);
     for (int first = 0; first < rows; first += piece) {
         int m = rows - first < piece ? rows - first : piece;
         struct sl_cuda_glu_piece g = {.act = u->act,
-                                      .half = half,
                                       .sums = {r->sums, r->sums + SL_GEMM_SUMS_BYTES / 2},
                                       .bias = {u->bias[0], u->bias[1]},
                                       .d_stride = sl_gemm_round_up(m, 8),
@@ -215,10 +213,9 @@ static void run_unit(const struct sl_gemm_run *r, const struct unit *u)
                                       .cols = rows,
                                       .out = u->out};
         for (int i = 0; i < 2; i++) {
-            struct sl_gemm_target t = {(void *)(uintptr_t)g.sums[i], g.d_stride,
-                                       half ? SL_LT_F16 : SL_LT_F32, 0};
+            struct sl_gemm_target t = {(void *)(uintptr_t)g.sums[i], g.d_stride, SL_LT_F16, 0};
             int raw = sl_gemm_multiply(&both[i], u->path[i], u->w[i], both[i].level, first, m, &t);
-            if (raw) g.row[i] = u->w[i]->row;
+            if (raw) g.row[i] = u->w[i]->row, g.level[i] = both[i].level;
         }
         sl_cuda_glu_piece(r->c, &g);
     }

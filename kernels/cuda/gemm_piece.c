@@ -126,7 +126,7 @@ static struct sl_lt_gemm stored_gemm(const struct sl_gemm_run *r, const struct s
     g.a_stride = w->code_stride / 2;
     g.b = r->x + SL_CUDA_ROW_HEAD;
     g.b_stride = sl_cuda_row_stride(r->cols) / 2;
-    g.alpha = &level->common;
+    g.alpha = t->sums == SL_LT_F16 ? &level->glu : &level->common;
     return g;
 }
 
@@ -216,11 +216,20 @@ int sl_gemm_multiply(const struct sl_gemm_run *r, enum sl_gemm_path path,
     return 0;
 }
 
-/* As equal pieces as their number allows. */
+/* Time of a product of m rows in quarters of a wave: so many tiles of 128 x 256 as there are
+ * multiprocessors are multiplied at once, and a product's beginning and end cost about a quarter.
+ */
+static int64_t cost_of(const struct sl_gemm_run *r, int64_t m)
+{
+    int64_t tiles = (m + 127) / 128 * ((r->n + 255) / 256);
+    return 4 * ((tiles + r->c->sms - 1) / r->c->sms) + 1;
+}
+
+/* Of all sizes that fit, the one whose pieces together take least. */
 int sl_gemm_piece(const struct sl_gemm_run *r, enum sl_gemm_path path,
                   const struct sl_cuda_weight *w, int sum_bytes)
 {
-    int64_t most = PIECE_MAX;
+    int64_t most = PIECE_MAX, best = 0, least = INT64_MAX;
     if (path == SL_PATH_HALF) most = (int64_t)(TILE_BYTES / 2) / w->cols_padded;
     if (path == SL_PATH_MX || path == SL_PATH_NV) /* codes and scales, or scales: in whole tiles */
         most = (int64_t)TILE_BYTES / (2 * w->cols_padded);
@@ -228,8 +237,13 @@ int sl_gemm_piece(const struct sl_gemm_run *r, enum sl_gemm_path path,
         most = (int64_t)SL_GEMM_SUMS_BYTES / sum_bytes / r->n_padded;
     most = most / PIECE * PIECE;
     SL_ASSERT(most > 0);
-    int64_t pieces = (w->rows + most - 1) / most;
-    return (int)sl_gemm_round_up((w->rows + pieces - 1) / pieces, PIECE);
+    if (most >= w->rows) return (int)sl_gemm_round_up(w->rows, PIECE);
+    for (int64_t m = most; m > 0 && m >= most / 2; m -= PIECE) {
+        int64_t whole = w->rows / m, rest = w->rows % m;
+        int64_t cost = whole * cost_of(r, m) + (rest ? cost_of(r, rest) : 0);
+        if (cost < least) least = cost, best = m;
+    }
+    return (int)best;
 }
 
 struct sl_gemm_run sl_gemm_in_order(const struct sl_gemm_run *r, const struct sl_cuda_weight *w,

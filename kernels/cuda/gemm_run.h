@@ -74,7 +74,8 @@ int sl_gemm_piece(const struct sl_gemm_run *r, enum sl_gemm_path path,
 
 /* Sums of rows [first, first + m) of w with all rows of the run, which is prepared for the path:
  * quantized (ROW, AFTER, BLOCK), levelled (HALF, STORED), both (MX, NV). Non-zero: they are raw,
- * without factors of weight rows, and after AFTER without scales of rows. */
+ * without factors of weight rows (STORED to F16: without those divided by level->top), and after
+ * AFTER without scales of rows. */
 int sl_gemm_multiply(const struct sl_gemm_run *r, enum sl_gemm_path path,
                      const struct sl_cuda_weight *w, const struct sl_cuda_level *level, int first,
                      int m, const struct sl_gemm_target *t);

@@ -90,15 +90,15 @@ struct sl_cuda_finish {
 };
 void sl_cuda_finish(struct sl_cuda *c, const struct sl_cuda_finish *f);
 
-/* Columns [first, first + m) of a gated unit of `cols`; gate and up are [n][d_stride]: floats, to
- * be multiplied by row factors where those are given, or with `half` halfs divided by
- * SL_CUDA_GLU_SCALE. Heads and padding of the product rows `out` come with the first and the last
- * piece. first and d_stride are multiples of 8. */
+/* Columns [first, first + m) of a gated unit of `cols`. Sums of gate and up are halfs
+ * [n][d_stride], divided by SL_CUDA_GLU_SCALE; where row factors are given, they lack row /
+ * level->top. Heads and padding of the product rows `out` come with the first and the last piece.
+ * first and d_stride are multiples of 8. */
 struct sl_cuda_glu_piece {
     enum sl_act act;
-    int half;
-    const void *sums[2];  /* gate, up */
-    const float *row[2];  /* [cols] or NULL */
+    const void *sums[2]; /* gate, up */
+    const float *row[2]; /* [cols] or NULL */
+    const struct sl_cuda_level *level[2];
     const float *bias[2]; /* [cols] or NULL */
     int64_t d_stride;
     int n, first, m;

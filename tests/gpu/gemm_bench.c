@@ -137,7 +137,6 @@ static void run_step(void *arg, int call)
     const struct sl_cuda_weight *w = &s->w;
     (void)call;
     struct sl_cuda_glu_piece g = {.act = SL_ACT_SILU,
-                                  .half = 1,
                                   .sums = {s->b->codes, s->b->codes + (128u << 20)},
                                   .d_stride = s->cols,
                                   .n = s->n,
@@ -274,7 +273,7 @@ static void bench_layer(struct bench *b, struct layer l)
 
 void gemm_bench(struct sl_cuda *c)
 {
-    static const int forms[] = {2, 3, 0, 6, 7, 13, 18}, n_rows[] = {4096, 1024, 256, 128};
+    static const int forms[] = {2, 3, 0, 6, 7, 14, 19}, n_rows[] = {4096, 1024, 256, 128};
     struct bench b = {.c = c};
     float *ones = malloc(4 << 20);
     for (int i = 0; i < 1 << 20; i++) ones[i] = 1;

@@ -150,13 +150,24 @@ static void test_group(struct sl_cuda *c, int n)
     free(x);
 }
 
-static double silu(double x)
+static double gated(enum sl_act act, double g, double u)
 {
-    return x / (1 + exp(-x));
+    switch (act) {
+    case SL_ACT_GELU:
+        return 0.5 * g * (1 + erf(g / sqrt(2))) * u;
+    case SL_ACT_GELU_TANH:
+        return 0.5 * g * (1 + tanh(sqrt(2 / 3.14159265358979) * (g + 0.044715 * g * g * g))) * u;
+    case SL_ACT_SWIGLU_OAI:
+        g = fmin(g, 7), u = fmax(fmin(u, 7), -7);
+        return (u + 1) * g / (1 + exp(-1.702 * g));
+    default:
+        return g / (1 + exp(-g)) * u;
+    }
 }
 
 static void test_gate_up(struct sl_cuda *c, const struct gpu_form *f, int rows, int cols, int n)
 {
+    enum sl_act act = (enum sl_act)((n + rows) % 4);
     struct gpu_weight w[2];
     for (int i = 0; i < 2; i++) gpu_weight_make(f, rows, cols, (uint64_t)i + 40, &w[i]);
     /* Units overflow at 2^22, and say little where the sigmoid is 0 or 1: sums are made about 2. */
@@ -176,7 +187,7 @@ static void test_gate_up(struct sl_cuda *c, const struct gpu_form *f, int rows, 
     size_t bytes = (size_t)(n * sl_cuda_row_stride(rows));
     char *out_d = gpu_alloc(bytes), *host = malloc(bytes);
     cudaMemset(out_d, 0xff, bytes);
-    sl_cuda_gemm_gate_up(c, SL_ACT_SILU, rows_d, n, &w[0].handle, bias_d, &w[1].handle, NULL,
+    sl_cuda_gemm_gate_up(c, act, rows_d, n, &w[0].handle, n & 1 ? bias_d : NULL, &w[1].handle, NULL,
                          out_d);
     gpu_read(c, host, out_d, bytes);
     float *out = malloc(sizeof *out * (size_t)n * (size_t)rows);
@@ -185,8 +196,8 @@ static void test_gate_up(struct sl_cuda *c, const struct gpu_form *f, int rows, 
     for (int i = 0; i < (n < SAMPLED ? n : SAMPLED); i++) {
         int r = sampled_row(i, n);
         for (int j = 0; j < rows; j++) {
-            double want = silu(sum_at(&w[0], j, x + (int64_t)r * cols) + bias[j]) *
-                          sum_at(&w[1], j, x + (int64_t)r * cols);
+            double gate = sum_at(&w[0], j, x + (int64_t)r * cols) + (n & 1 ? bias[j] : 0);
+            double want = gated(act, gate, sum_at(&w[1], j, x + (int64_t)r * cols));
             double got = out[(int64_t)r * rows + j];
             d += (got - want) * (got - want), s += want * want;
         }
@@ -290,6 +301,19 @@ static void test_scaled_weight(struct sl_cuda *c, const struct gpu_form *f, int 
     gpu_weight_free(&w);
 }
 
+/* One small shape of each form: for compute-sanitizer, which is slow. */
+static void test_few(struct sl_cuda *c)
+{
+    for (int f = 0; f < gpu_forms_n; f++) {
+        test_decode(c, &gpu_forms[f], 50, 328);
+        test_product(c, &gpu_forms[f], 251, 328, 65 + f % 3, f);
+        test_product(c, &gpu_forms[f], 256, 256, 72, f);
+        test_gate_up(c, &gpu_forms[f], 205, 328, 66 + f % 3);
+    }
+    test_scaled_rows(c, 32, 130, 328), test_scaled_rows(c, 16, 130, 328);
+    test_scaled_weight(c, &gpu_forms[7], 300, 328);
+}
+
 static void test_forms(struct sl_cuda *c)
 {
     static const int n_rows[] = {1, 7, 65, 128, 1000};
@@ -302,8 +326,8 @@ static void test_forms(struct sl_cuda *c)
             test_product(c, form, 251, 328, n_rows[i], i + 1);
             test_product(c, form, 400, 1000, n_rows[i], i + 2);
         }
-        test_gate_up(c, form, 384, 512, 65);
-        test_gate_up(c, form, 200, 328, 129);
+        for (int i = 0; i < 4; i++) test_gate_up(c, form, 384, 512, 65 + i);
+        test_gate_up(c, form, 205, 328, 129);
     }
 }
 
@@ -330,6 +354,9 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "bench") == 0) {
         gemm_bench(c);
+    } else if (argc > 1 && strcmp(argv[1], "few") == 0) {
+        test_few(c);
+        printf("%d failures\n", failures);
     } else {
         printf("%s", sl_cuda_lt_facts(c));
         sl_cuda_gemm(c, NULL, 0, NULL, 0); /* nothing is nothing */
