@@ -18,11 +18,14 @@
 /* From this many rows on, groups lie an odd number of rows apart: at a power of two they would
  * compete for the same few places in the caches. */
 #define ODD_ROWS 64
-/* Values of a chunk: packed (2 bytes a value) they stay in a second-level cache of 2 MB. */
-#define CHUNK_VALUES (512 << 10)
+/* Bytes of a chunk's packed activations: they stay in a second-level cache of 2 MB. */
+#define CHUNK_BYTES (1 << 20)
+#define INT_BYTES 2       /* of an activation as an integer */
+#define PLANE_BYTES 4     /* as planes */
 #define CHUNK_ROWS_MIN 32 /* fewer would decode the weights too often */
-/* Below this many values the caller quantizes alone: waking the others costs more than it saves. */
-#define QUANTIZE_ALONE 4096
+/* Below this many values the caller prepares them alone: waking the others costs more than it
+ * saves. */
+#define PREPARE_ALONE 4096
 
 const struct sl_mm_format *sl_mm_format(int layout)
 {
@@ -67,21 +70,33 @@ struct call {
     int64_t cost;         /* of all units */
     int chunk;            /* activation rows that a tile meets at once */
     const int32_t *order; /* of the input, or NULL: act-order */
-    int quantize;         /* the threads quantize the input first */
+    int ints, planes;     /* forms of the input that some item wants */
+    int prepare;          /* the threads bring the input into these forms first */
 };
 
-static int is_float(const struct sl_mm_item *it)
+/* What an item wants of the input besides the floats. */
+static void add_form(struct call *c, const struct sl_weight *w)
 {
-    return sl_mm_is_float(sl_mm_format(it->p.w->layout)->codes);
+    const struct sl_mm_format *f = sl_mm_format(w->layout);
+    if (!sl_mm_is_float(f->codes))
+        c->ints = 1;
+    else if (c->k->split && sl_mm_takes_planes(f->codes, f->scales, w->m.scale_cols))
+        c->planes = 1;
 }
 
 /* Cuts the scratch into the arrays of act. */
-static void lay_out(struct sl_mm_act *act, struct sl_scratch *scratch)
+static void lay_out(struct call *c, struct sl_scratch *scratch)
 {
+    struct sl_mm_act *act = &c->act;
     size_t items = (size_t)act->n * (size_t)act->groups;
     size_t words = (items * 4 + 63) & ~(size_t)63;
-    uint8_t *at = sl_scratch_get(scratch, items * SL_MM_Q_BYTES + 5 * words + SL_MM_Q_SLACK);
+    size_t planes = c->planes ? items * SL_MM_P_BYTES + SL_MM_P_SLACK : 0;
+    size_t ints = c->ints ? items * SL_MM_Q_BYTES + 5 * words + SL_MM_Q_SLACK : 0;
+    planes = (planes + 63) & ~(size_t)63;
+    uint8_t *at = sl_scratch_get(scratch, planes + ints);
     SL_ASSERT(at != NULL);
+    act->planes = (uint16_t *)(void *)at;
+    at += planes;
     act->q = (int8_t *)at;
     at += items * SL_MM_Q_BYTES;
     act->scale = (float *)at;
@@ -90,10 +105,16 @@ static void lay_out(struct sl_mm_act *act, struct sl_scratch *scratch)
     act->neg16 = (int32_t *)(at + 3 * words);
 }
 
-/* Groups [from, to) of a row whose elements must first be brought into order, or whose last group
- * is not full. */
-static void quantize_gathered(const struct call *c, const float *x, int row, int64_t from,
-                              int64_t to)
+/* Groups [from, to) of a row from their elements x. */
+static void prepare_groups(const struct call *c, const float *x, int row, int64_t from, int64_t to)
+{
+    if (c->ints) c->k->quantize(&c->act, x, row, from, to);
+    if (c->planes) c->k->split(&c->act, x, row, from, to);
+}
+
+/* The same where elements must first be brought into order, or where the last group is not full. */
+static void prepare_gathered(const struct call *c, const float *x, int row, int64_t from,
+                             int64_t to)
 {
     enum { AT_ONCE = 16 }; /* groups */
     _Alignas(64) float v[AT_ONCE * SL_MM_GROUP];
@@ -102,20 +123,20 @@ static void quantize_gathered(const struct call *c, const float *x, int row, int
         int64_t n = SL_MIN(end * SL_MM_GROUP, c->act.cols) - k0;
         for (int64_t i = 0; i < n; i++) v[i] = x[c->order ? c->order[k0 + i] : k0 + i];
         for (int64_t i = n; i < (end - from) * SL_MM_GROUP; i++) v[i] = 0;
-        c->k->quantize(&c->act, v, row, from, end);
+        prepare_groups(c, v, row, from, end);
     }
 }
 
 /* Items [from, to) of all (row, group) pairs. */
-static void quantize(const struct call *c, int64_t from, int64_t to)
+static void prepare(const struct call *c, int64_t from, int64_t to)
 {
     int64_t groups = c->act.groups, full = c->order ? 0 : c->act.cols / SL_MM_GROUP;
     while (from < to) {
         int64_t row = from / groups, first = from % groups;
         int64_t end = SL_MIN(groups, first + to - from), plain = SL_MAX(first, SL_MIN(end, full));
         const float *x = c->act.x + row * c->act.cols;
-        if (first < plain) c->k->quantize(&c->act, x + first * SL_MM_GROUP, (int)row, first, plain);
-        quantize_gathered(c, x, (int)row, plain, end);
+        if (first < plain) prepare_groups(c, x + first * SL_MM_GROUP, (int)row, first, plain);
+        prepare_gathered(c, x, (int)row, plain, end);
         from += end - first;
     }
 }
@@ -232,10 +253,10 @@ static void multiply_share(const struct call *c, int thread, int n_threads)
 static void work(void *arg, int thread, int n_threads)
 {
     const struct call *c = arg;
-    if (c->quantize) {
+    if (c->prepare) {
         int64_t from, to;
         sl_pool_share(c->rows * c->act.groups, 8, thread, n_threads, &from, &to);
-        quantize(c, from, to);
+        prepare(c, from, to);
         sl_pool_barrier(c->pool, thread);
     }
     multiply_share(c, thread, n_threads);
@@ -251,21 +272,21 @@ static void run(const struct sl_mm_kernels *k, struct sl_pool *pool, struct sl_s
         (struct sl_mm_act){.x = x, .cols = cols, .groups = groups, .n = n < ODD_ROWS ? n : n | 1};
     c.rows = n;
     c.order = items[0].p.w->m.order;
-    c.chunk = (int)SL_MIN((int64_t)SL_MM_CHUNK, CHUNK_VALUES / cols / 16 * 16);
+    for (int i = 0; i < n_items; i++) add_form(&c, items[i].p.w);
+    int64_t bytes = cols * (c.planes ? PLANE_BYTES : INT_BYTES);
+    c.chunk = (int)SL_MIN((int64_t)SL_MM_CHUNK, CHUNK_BYTES / bytes / 16 * 16);
     c.chunk = SL_MAX(c.chunk, CHUNK_ROWS_MIN);
-    int floats = 0;
     for (const struct sl_mm_item *it = items; it < items + n_items; it++) {
         struct sl_mm_tiles t;
         SL_ASSERT(it->p.w->packed && it->p.w->cols == cols);
         SL_ASSERT(it->row >= 0 && it->rows >= 0 && it->row + it->rows <= n);
         sl_mm_tiles(it->p.w, &t);
         c.cost += cost_of(&c, it, &t);
-        floats += is_float(it);
     }
-    if (floats < n_items) {
-        lay_out(&c.act, scratch);
-        c.quantize = n * c.act.cols > QUANTIZE_ALONE && sl_pool_size(pool) > 1;
-        if (!c.quantize) quantize(&c, 0, n * c.act.groups);
+    if (c.ints || c.planes) {
+        lay_out(&c, scratch);
+        c.prepare = n * c.act.cols > PREPARE_ALONE && sl_pool_size(pool) > 1;
+        if (!c.prepare) prepare(&c, 0, n * c.act.groups);
     }
     sl_pool_run(pool, work, &c);
 }

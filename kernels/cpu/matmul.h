@@ -14,9 +14,11 @@
  *     E2M1:  C4, indices into the values of E2M1, doubled, + 16
  *     IQ4:   C4, indices into the levels of IQ4, + 128
  *   floats, no groups:
- *     F32, F16, BF16: for each k the 16 lanes in the file's own element type
- *     E4M3, E5M2: for each pair of k, 16 lanes x 2 bytes
- *     CB4:   for each 8 k, 16 lanes x 4 bytes, k in the low nibble first; indices into the codebook
+ *     F32, F16: for each k the 16 lanes in the file's own element type
+ *     BF16:  for each quad of k, 16 lanes x k 4j, 4j+2, then 16 lanes x k 4j+1, 4j+3
+ *     E4M3, E5M2: the same in bytes
+ *     CB4:   for each 8 k, 16 lanes x 4 bytes, nibbles of k 0 1 4 5 2 3 6 7, the low one first;
+ *            indices into the codebook
  *   scales (u8, half, float: of 16 lanes):
  *     D:     per group half d                     DM: per group half d, half m
  *     K:     per 256 k half d, half dmin, then per group of the tile u8 scale, u8 min
@@ -34,7 +36,9 @@
  * offset*sum v)  +  b * float(s * sum v)        (a, b: the weights' scale and minimum) in this
  * order of fp32 operations, whatever the number of rows: that makes results independent of the
  * batch. Where 16 k share a scale, the halves of a group follow each other so. A last group that
- * is not full has zeros in v; activations of an act-order matrix are permuted on the way. */
+ * is not full has zeros in v; activations of an act-order matrix are permuted on the way.
+ * Float layouts take the activations as they are or, where the row multiplies BF16 in tiles, as the
+ * sum of two BF16 numbers (planes; at most 2^-16 of an element is lost). */
 #ifndef SL_KERNELS_CPU_MATMUL_H
 #define SL_KERNELS_CPU_MATMUL_H
 
@@ -49,7 +53,9 @@ enum {
     SL_MM_SUPER = 8,    /* groups that share d and dmin in the K formats */
     SL_MM_Q_BYTES = 64, /* bytes of a packed activation group: 32 hi, 32 lo */
     SL_MM_Q_SLACK =
-        15 * 64,       /* bytes that a block of 16 activation rows may reach past the last one */
+        15 * 64,         /* bytes that a block of 16 activation rows may reach past the last one */
+    SL_MM_P_BYTES = 128, /* bytes of a group of planes: 32 BF16, then what they lack in 32 more */
+    SL_MM_P_SLACK = 15 * 128,
     SL_MM_CHUNK = 128, /* activation rows that a tile meets at once, at most */
     SL_MM_SPAN = 2,    /* tiles at once, at most */
     /* floats from one tile's sums to the next one's: not 4096 bytes, which the store buffer would
@@ -161,20 +167,21 @@ static inline int sl_mm_has_min(enum sl_mm_scales s)
  * together. */
 static inline int sl_mm_code_k(enum sl_mm_codes c)
 {
-    return c <= SL_MM_BF16 ? 1 : c < SL_MM_CB4 ? 2 : c == SL_MM_CB4 ? 8 : SL_MM_GROUP;
+    return c <= SL_MM_F16 ? 1 : c < SL_MM_CB4 ? 4 : c == SL_MM_CB4 ? 8 : SL_MM_GROUP;
 }
 
 static inline int sl_mm_code_bytes(enum sl_mm_codes c)
 {
     switch (c) {
     case SL_MM_F32:
+    case SL_MM_E4M3:
+    case SL_MM_E5M2:
     case SL_MM_CB4:
         return 4;
     case SL_MM_F16:
-    case SL_MM_BF16:
-    case SL_MM_E4M3:
-    case SL_MM_E5M2:
         return 2;
+    case SL_MM_BF16:
+        return 8;
     case SL_MM_C2:
         return 128;
     case SL_MM_C3:
@@ -239,6 +246,9 @@ struct sl_mm_act {
     float *sum;     /* s * sum v */
     int32_t *neg;   /* -sum v */
     int32_t *neg16; /* [group][row][2]: -sum v of k < 16 and of k >= 16 */
+    /* [group][row][2][32]: BF16 of x, and of the rest; of each quad k 0 2 1 3, the order of weights
+     */
+    uint16_t *planes;
 };
 
 /* The scale and its inverse for a group whose largest magnitude has these bits. Infinity and NaN go
@@ -281,8 +291,17 @@ struct sl_mm_kernels {
     /* Fills groups [from, to) of activation row `row` from their elements x. All CPU rows give the
      * same bits. */
     void (*quantize)(const struct sl_mm_act *a, const float *x, int row, int64_t from, int64_t to);
+    /* The same for planes, where sl_mm_takes_planes() wants them; NULL: a row without. */
+    void (*split)(const struct sl_mm_act *a, const float *x, int row, int64_t from, int64_t to);
     sl_mm_tile_fn tile[SL_TILE_COUNT];
 };
+
+/* Whether a row with planes multiplies a float layout with them: whenever a scale belongs to whole
+ * groups. F32 keeps its precision. `block`: the k that share a scale. */
+static inline int sl_mm_takes_planes(enum sl_mm_codes c, enum sl_mm_scales s, int64_t block)
+{
+    return c != SL_MM_F32 && sl_mm_is_float(c) && (s == SL_MM_NONE || block % SL_MM_GROUP == 0);
+}
 
 extern const struct sl_matmul_ops sl_matmul_portable;
 #if defined(SL_KERNELS_X86)

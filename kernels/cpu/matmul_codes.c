@@ -170,18 +170,33 @@ static void put_group(enum sl_mm_codes kind, const uint8_t codes[SL_MM_GROUP], u
     }
 }
 
-/* Float layouts: pieces of `k` elements, `bytes` bytes, of 16 lanes. The last piece may lack
- * elements. */
+/* Float layouts. The last piece may lack elements; `tile` is zeroed. */
 static void put_floats(const struct sl_matrix *m, enum sl_mm_codes kind, const uint8_t *row,
                        int lane, uint8_t *tile)
 {
-    int64_t bytes = sl_mm_code_bytes(kind), k = sl_mm_code_k(kind);
-    int64_t left = (int64_t)sl_dtype_row_bytes(m->type, (uint64_t)m->cols);
-    uint8_t *at = tile + lane * bytes;
-    for (int64_t i = 0; i < m->cols; i += k, at += SL_MM_LANES * bytes) {
-        memcpy(at, row, (size_t)SL_MIN(bytes, left));
-        row += bytes;
-        left -= bytes;
+    static const uint8_t nibble_of[8] = {0, 1, 4, 5, 2, 3, 6, 7};
+    int64_t n = m->cols;
+    switch (kind) {
+    case SL_MM_F32:
+        for (int64_t k = 0; k < n; k++) memcpy(tile + k * WORD + lane * 4, row + k * 4, 4);
+        break;
+    case SL_MM_F16:
+        for (int64_t k = 0; k < n; k++) memcpy(tile + k * WORD / 2 + lane * 2, row + k * 2, 2);
+        break;
+    case SL_MM_BF16:
+        for (int64_t k = 0; k < n; k++)
+            memcpy(tile + (k / 4 * 2 + (k & 1)) * WORD + lane * 4 + (k & 2), row + k * 2, 2);
+        break;
+    case SL_MM_CB4:
+        for (int64_t k = 0; k < n; k++) {
+            int code = row[k / 2] >> 4 * (k & 1) & 15, to = nibble_of[k % 8];
+            tile[k / 8 * WORD + lane * 4 + to / 2] |= (uint8_t)(code << 4 * (to & 1));
+        }
+        break;
+    default: /* E4M3, E5M2 */
+        for (int64_t k = 0; k < n; k++)
+            tile[k / 4 * WORD + (k & 1) * WORD / 2 + lane * 2 + (k >> 1 & 1)] = row[k];
+        break;
     }
 }
 

@@ -246,27 +246,31 @@ SL_MM_FORMATS(X)
 
 enum { CHAINS = 4 };
 
-static inline float element(enum sl_mm_codes kind, const uint8_t *p, int lane)
+static inline float element(enum sl_mm_codes kind, const uint8_t *c, int64_t k, int lane)
 {
     float f;
     uint16_t h;
-    if (kind == SL_MM_F32) {
-        memcpy(&f, p + 4 * lane, sizeof f);
+    switch (kind) {
+    case SL_MM_F32:
+        memcpy(&f, c + 64 * k + 4 * lane, sizeof f);
         return f;
+    case SL_MM_F16:
+        memcpy(&h, c + 32 * k + 2 * lane, sizeof h);
+        return sl_half_to_float(h);
+    default:
+        memcpy(&h, c + k / 4 * 128 + (k & 1) * 64 + 4 * lane + (k & 2), sizeof h);
+        return sl_bf16_to_float(h);
     }
-    memcpy(&h, p + 2 * lane, sizeof h);
-    return kind == SL_MM_F16 ? sl_half_to_float(h) : sl_bf16_to_float(h);
 }
 
 static inline void float_tile(enum sl_mm_codes kind, const uint8_t *c, const struct sl_mm_act *a,
                               int row, int rows, float *acc)
 {
-    int bytes = LANES * sl_mm_code_bytes(kind);
     float sum[SL_MM_CHUNK][CHAINS][LANES];
     memset(sum, 0, (size_t)rows * sizeof sum[0]);
-    for (int64_t k = 0; k < a->cols; k++, c += bytes) {
+    for (int64_t k = 0; k < a->cols; k++) {
         float w[LANES];
-        for (int i = 0; i < LANES; i++) w[i] = element(kind, c, i);
+        for (int i = 0; i < LANES; i++) w[i] = element(kind, c, k, i);
         for (int r = 0; r < rows; r++) {
             float x = a->x[(row + r) * a->cols + k], *to = sum[r][k % CHAINS];
             for (int i = 0; i < LANES; i++) to[i] += w[i] * x;
@@ -293,9 +297,9 @@ SL_MM_FLOAT_FORMATS(X)
 static inline float small_element(enum sl_mm_codes kind, const uint8_t *c, int64_t k, int lane,
                                   const float *codebook)
 {
-    if (kind == SL_MM_CB4)
-        return codebook[c[k / 8 * 64 + lane * 4 + k % 8 / 2] >> 4 * (k & 1) & 15];
-    uint32_t b = c[k / 2 * 32 + lane * 2 + (k & 1)];
+    if (kind == SL_MM_CB4) /* k 0 1 4 5 of 8, then 2 3 6 7 */
+        return codebook[c[k / 8 * 64 + lane * 4 + (k & 2) + (k >> 2 & 1)] >> 4 * (k & 1) & 15];
+    uint32_t b = c[k / 4 * 64 + (k & 1) * 32 + lane * 2 + (k >> 1 & 1)];
     return sl_half_to_float(
         (uint16_t)(kind == SL_MM_E5M2 ? b << 8 : (b & 0x80) << 8 | (b & 0x7f) << 7));
 }

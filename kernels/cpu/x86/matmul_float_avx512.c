@@ -11,51 +11,51 @@
 enum { CHAINS = 4, ROWS = 4 };
 enum { PREFETCH = 4096 }; /* bytes ahead in the stream of tiles; past the matrix in vain */
 
-/* The 16 lanes of one k. */
-INLINE __m512 lanes(enum sl_mm_codes kind, const uint8_t *p)
+/* The 16 lanes of k i of the quad at p. */
+INLINE __m512 lanes(enum sl_mm_codes kind, const uint8_t *p, int i)
 {
     switch (kind) {
     case SL_MM_F32:
-        return _mm512_load_ps(p);
+        return _mm512_load_ps(p + i * 64);
     case SL_MM_F16:
-        return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)p));
+        return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(p + i * 32)));
     default:
         break;
     }
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    __m512i pair = _mm512_load_si512(p + (i & 1) * 64); /* k i, i + 2 */
+    return _mm512_castsi512_ps(i & 2 ? _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000))
+                                     : _mm512_slli_epi32(pair, 16));
 }
 
 INLINE void rows_of(enum sl_mm_codes kind, int rows, const uint8_t *p, const float *x, int64_t cols,
                     float *acc)
 {
-    int bytes = SL_MM_LANES * sl_mm_code_bytes(kind);
+    const int quad = CHAINS * SL_MM_LANES * (kind == SL_MM_F32 ? 4 : 2); /* bytes */
     __m512 sum[ROWS][CHAINS];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int i = 0; i < CHAINS; i++) sum[r][i] = _mm512_setzero_ps();
     int64_t k = 0;
-    for (; k + CHAINS <= cols; k += CHAINS, p += CHAINS * bytes) {
+    for (; k + CHAINS <= cols; k += CHAINS, p += quad) {
 #pragma GCC unroll 4
-        for (int i = 0; i < CHAINS * bytes; i += 64)
+        for (int i = 0; i < quad; i += 64)
             _mm_prefetch((const char *)p + PREFETCH + i, _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int i = 0; i < CHAINS; i++) {
-            __m512 w = lanes(kind, p + i * bytes);
+            __m512 w = lanes(kind, p, i);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++)
                 sum[r][i] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[r * cols + k + i]), sum[r][i]);
         }
     }
-    for (; k < cols; k++, p += bytes)
 #pragma GCC unroll 4
-        for (int i = 0; i < CHAINS - 1; i++) /* constant index: the sums stay in registers */
-            if (i == (int)(k % CHAINS))
+    for (int i = 0; i < CHAINS - 1; i++) /* constant index: the sums stay in registers */
+        if (k + i < cols)
 #pragma GCC unroll 4
-                for (int r = 0; r < rows; r++)
-                    sum[r][i] =
-                        _mm512_fmadd_ps(lanes(kind, p), _mm512_set1_ps(x[r * cols + k]), sum[r][i]);
+            for (int r = 0; r < rows; r++)
+                sum[r][i] = _mm512_fmadd_ps(lanes(kind, p, i), _mm512_set1_ps(x[r * cols + k + i]),
+                                            sum[r][i]);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
         _mm512_store_ps(acc + r * SL_MM_LANES, _mm512_add_ps(_mm512_add_ps(sum[r][0], sum[r][1]),

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/sl_assert.h"
+#include "kernels/cpu/x86/matmul_amx.h"
 #include "kernels/cpu/x86/matmul_avx512.h"
 #include "kernels/cpu/x86/matmul_avx512_group.h"
 
@@ -37,15 +38,6 @@ enum {
 #define A_LO 5
 #define B 6
 
-/* The operand of ldtilecfg. A constant, because the compiler does not
- * know that the instruction reads all 64 bytes and would drop stores to a local one. */
-struct config {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-_Static_assert(sizeof(struct config) == 64, "the layout of ldtilecfg");
-
 #define CONFIG(k)                                                                                  \
     {                                                                                              \
         .palette = 1, .row_bytes = {64, 64, 64, 64, k, k, 64}, .rows = {                           \
@@ -59,7 +51,7 @@ _Static_assert(sizeof(struct config) == 64, "the layout of ldtilecfg");
         }                                                                                          \
     }
 /* For groups as one step and as two. */
-static const struct config configs[2] = {CONFIG(SL_MM_GROUP), CONFIG(SL_MM_GROUP / 2)};
+static const struct sl_amx_config configs[2] = {CONFIG(SL_MM_GROUP), CONFIG(SL_MM_GROUP / 2)};
 
 /* Some groups of a tile, ready to be multiplied: B, scale and minimum of each step. */
 struct part {
@@ -272,12 +264,13 @@ SL_MM_FORMATS(X)
 
 static const struct sl_mm_kernels kernels = {
     .quantize = sl_mm_quantize_avx512,
+    .split = sl_mm_split_amx,
     .tile =
         {
 #define X(type, ...) [type] = tile_##type,
             SL_MM_FORMATS(X)
 #undef X
-#define X(type, ...) [type] = sl_mm_tile_avx512_##type,
+#define X(type, ...) [type] = sl_mm_tile_amx_##type,
                 SL_MM_FLOAT_FORMATS(X) SL_MM_SMALL_FORMATS(X)
 #undef X
         },
@@ -285,7 +278,8 @@ static const struct sl_mm_kernels kernels = {
 
 const struct sl_matmul_ops sl_matmul_amx = {
     .row = "amx",
-    .caps = SL_CPU_AVX2 | SL_CPU_AVX512 | SL_CPU_AVX512_VNNI | SL_CPU_AMX_INT8,
+    .caps = SL_CPU_AVX2 | SL_CPU_AVX512 | SL_CPU_AVX512_VNNI | SL_CPU_AVX512_BF16 |
+            SL_CPU_AMX_INT8 | SL_CPU_AMX_BF16,
     .load = sl_mm_load,
     .unload = sl_mm_unload,
     .kernels = &kernels,

@@ -21,10 +21,10 @@ INLINE void decode(enum sl_mm_codes kind, const uint8_t *p, int64_t k, const flo
 {
     if (kind == SL_MM_CB4) {
         __m256 low = _mm256_loadu_ps(codebook), high = _mm256_loadu_ps(codebook + 8);
-        __m256i b = _mm256_srli_epi32(load(p), k & 4 ? 16 : 0);
+        __m256i b = _mm256_srli_epi32(load(p), k & 4 ? 8 : 0);
 #pragma GCC unroll 4
         for (int i = 0; i < STEP; i++) { /* bit 3 of an index goes to the sign, which chooses */
-            __m256i at = _mm256_srli_epi32(b, 4 * i);
+            __m256i at = _mm256_srli_epi32(b, 4 * (i & 1) + 8 * (i & 2));
             w[i] = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, at),
                                     _mm256_permutevar8x32_ps(high, at),
                                     _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
@@ -32,7 +32,7 @@ INLINE void decode(enum sl_mm_codes kind, const uint8_t *p, int64_t k, const flo
         return;
     }
 #pragma GCC unroll 2
-    for (int i = 0; i < STEP; i += 2, p += 32) {
+    for (int i = 0; i < 2; i++, p += 32) { /* k i, i + 2 */
         __m128i b = _mm_load_si128((const __m128i *)p), even, odd;
         if (kind == SL_MM_E5M2) {
             even = _mm_slli_epi16(b, 8);
@@ -43,7 +43,7 @@ INLINE void decode(enum sl_mm_codes kind, const uint8_t *p, int64_t k, const flo
             odd = _mm_and_si128(_mm_srai_epi16(b, 1), bits);
         }
         w[i] = _mm256_cvtph_ps(even);
-        w[i + 1] = _mm256_cvtph_ps(odd);
+        w[i + 2] = _mm256_cvtph_ps(odd);
     }
 }
 
@@ -66,7 +66,7 @@ INLINE void half(enum sl_mm_codes kind, int rows, int h, const uint8_t *c,
 {
     const int piece = sl_mm_code_k(kind), bytes = sl_mm_code_bytes(kind);
     __m256 total[ROWS], w[STEP];
-    c += h * HALF * bytes;
+    c += h * HALF * (kind == SL_MM_CB4 ? 4 : 2);
 #pragma GCC unroll 2
     for (int r = 0; r < rows; r++) total[r] = _mm256_setzero_ps();
     for (int64_t k = 0, block = 0; k < cols; block++) {

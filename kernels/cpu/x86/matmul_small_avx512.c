@@ -20,13 +20,15 @@ INLINE void decode(enum sl_mm_codes kind, const uint8_t *p, __m512 codebook, __m
     if (kind == SL_MM_CB4) { /* a permutation reads the low four bits only */
         __m512i b = _mm512_load_si512(p);
 #pragma GCC unroll 8
-        for (int i = 0; i < STEP; i++)
-            w[i] = _mm512_permutexvar_ps(_mm512_srli_epi32(b, (unsigned)(4 * i)), codebook);
+        for (int i = 0; i < STEP; i++) { /* of each quad k 0, 1, and 16 bits further 2, 3 */
+            unsigned at = (unsigned)(4 * (i & 1) + 2 * (i & 4) + 8 * (i & 2));
+            w[i] = _mm512_permutexvar_ps(_mm512_srli_epi32(b, at), codebook);
+        }
         return;
     }
 #pragma GCC unroll 2
     for (int i = 0; i < STEP; i += 4, p += 64) {
-        __m512i b = _mm512_load_si512(p), even, odd; /* k 0, 2 and k 1, 3 of 16 lanes */
+        __m512i b = _mm512_load_si512(p), even, odd; /* k 0, 1 and k 2, 3 of 16 lanes */
         if (kind == SL_MM_E5M2) {
             even = _mm512_slli_epi16(b, 8);
             odd = _mm512_and_si512(b, _mm512_set1_epi16((short)0xff00));
@@ -36,8 +38,8 @@ INLINE void decode(enum sl_mm_codes kind, const uint8_t *p, __m512 codebook, __m
             odd = _mm512_and_si512(_mm512_srai_epi16(b, 1), bits);
         }
         w[i] = _mm512_cvtph_ps(_mm512_castsi512_si256(even));
-        w[i + 1] = _mm512_cvtph_ps(_mm512_castsi512_si256(odd));
-        w[i + 2] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(even, 1));
+        w[i + 2] = _mm512_cvtph_ps(_mm512_castsi512_si256(odd));
+        w[i + 1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(even, 1));
         w[i + 3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(odd, 1));
     }
 }

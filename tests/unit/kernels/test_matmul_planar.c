@@ -17,9 +17,10 @@
 
 #define ALL INT64_MAX /* one scale for all rows or columns */
 enum { NO_ZEROS, ZEROS, ZEROS_8, ZEROS_128 };
-enum { PLAIN = 0, ORDER = 1, SLICE = 2, FACTOR = 4, NO_SCALES = 8, WIDE = 16 };
+enum { PLAIN = 0, ORDER = 1, SLICE = 2, FACTOR = 4, NO_SCALES = 8, WIDE = 16, NORMAL = 32 };
 
-/* WIDE: no layout holds it, so it is packed as F32. */
+/* WIDE: no layout holds it, so it is packed as F32. NORMAL: codes are neither zero nor subnormal.
+ */
 static const struct scheme {
     const char *name;
     enum sl_dtype type, scale_type;
@@ -30,11 +31,13 @@ static const struct scheme {
     {"FP8 per row", SL_F8_E4M3, SL_BF16, 1, ALL, 0, PLAIN},
     {"FP8 per 128x128", SL_F8_E4M3, SL_F32, 128, 128, 0, SLICE},
     {"FP8 per 128x128 of E8M0", SL_F8_E4M3, SL_E8M0, 128, 128, 0, PLAIN},
+    {"FP8 per 128x128, normal", SL_F8_E4M3, SL_F32, 128, 128, 0, NORMAL},
     {"FP8 per 32", SL_F8_E4M3, SL_F16, 1, 32, 0, FACTOR},
     {"FP8 per 20", SL_F8_E4M3, SL_F32, 1, 20, 0, WIDE},
     {"FP8 alone", SL_F8_E4M3, SL_F32, 1, ALL, 0, NO_SCALES},
     {"FP8 act-order", SL_F8_E4M3, SL_F32, 1, ALL, 0, ORDER | WIDE},
     {"E5M2 per row", SL_F8_E5M2, SL_F32, 1, ALL, 0, PLAIN},
+    {"E5M2 per row, normal", SL_F8_E5M2, SL_F32, 1, ALL, 0, NORMAL},
     {"E5M2 per 128x128", SL_F8_E5M2, SL_BF16, 128, 128, 0, FACTOR},
     {"MXFP4", SL_F4, SL_E8M0, 1, 32, 0, PLAIN},
     {"MXFP4 interleaved", SL_F4, SL_E8M0, 1, 32, 0, SLICE},
@@ -118,7 +121,8 @@ static struct sl_matrix make(const struct scheme *s, int64_t rows, int64_t cols)
     size_t n = (size_t)((stored + m.scale_rows - 1) / m.scale_rows * sl_matrix_scales_per_row(&m));
     size_t each = (size_t)sl_dtype_block_bytes(s->scale_type);
     uint8_t *data = t_grab(bytes), *scales = t_grab(n * each), *zeros = t_grab(n);
-    for (size_t i = 0; i < bytes; i++) data[i] = code(s->type);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = s->flags & NORMAL ? (code(s->type) & 0x9f) | 0x20 : code(s->type);
     for (size_t i = 0; i < n; i++) {
         put_scale(s->scale_type, scales + i * each);
         zeros[i] = s->zeros == ZEROS_8     ? 8
@@ -176,7 +180,9 @@ static void check_shape(const struct scheme *s, int64_t rows, int64_t cols, cons
     int n_max = 0;
     for (int i = 0; i < n_ns; i++) n_max = SL_MAX(n_max, ns[i]);
     struct sl_matrix m = make(s, rows, cols);
-    struct t_bound bound = {.is_float = is_float(s, cols), .mixed = (s->flags & ORDER) != 0};
+    struct t_bound bound = {.is_float = is_float(s, cols),
+                            .mixed = (s->flags & ORDER) != 0,
+                            .loss = t_float_loss(s->type)};
     /* With zero points the kernel adds up scale * code and scale * zero: at most 256 of the largest
      * scale, about 0.05. */
     if (s->type == SL_U4 || s->type == SL_U8) bound.top_w = (s->type == SL_U4 ? 17 : 256) * 0.05;
@@ -260,6 +266,40 @@ static void test_orders_in_one_call(void **ctx)
     free(alone);
 }
 
+/* Each finite code of FP8, met by a single one among zeros, comes out as its value; what is not
+ * finite does not come out finite, where the reference says so. */
+static void test_every_code(void **ctx)
+{
+    (void)ctx;
+    enum { CODES = 256 };
+    static const enum sl_dtype types[] = {SL_F8_E4M3, SL_F8_E5M2};
+    uint8_t data[CODES];
+    float *x = t_grab(CODES * CODES * sizeof *x), wide[CODES], out[CODES];
+    for (int i = 0; i < CODES * CODES; i++) x[i] = i % (CODES + 1) == 0;
+    for (size_t t = 0; t < SL_ARRAY_LEN(types); t++)
+        for (int infinite = 0; infinite < 2; infinite++) {
+            int top = types[t] == SL_F8_E4M3 ? 0x7f : 0x7c; /* what is not finite begins here */
+            if (infinite && types[t] == SL_F8_E4M3) continue;
+            for (int i = 0; i < CODES; i++)
+                data[i] = (uint8_t)(((i & 0x7f) < top) == !infinite ? i : infinite ? 0x7c : 0);
+            struct sl_matrix m = sl_matrix_plain(types[t], 1, CODES, data);
+            struct sl_weight w = {0};
+            struct sl_product p = {.w = &w, .out = out};
+            sl_matrix_row(&m, 0, wide);
+            assert_int_equal(t_row->load(&m, &w, NULL), 0);
+            t_multiply(2, x, CODES, &p, 1);
+            for (int i = 0; i < CODES; i++) {
+                if (infinite)
+                    assert_false(isfinite(out[i]));
+                else if (out[i] != wide[i])
+                    fail_msg("code %02x of %s is %g, should be %g", i, sl_dtype_name(types[t]),
+                             (double)out[i], (double)wide[i]);
+            }
+            t_row->unload(&w);
+        }
+    free(x);
+}
+
 static void refused(struct sl_matrix m, int code_wanted, const char *says)
 {
     struct sl_weight w = {0};
@@ -311,7 +351,8 @@ static void test_garbage(void **ctx)
     free(out);
 }
 
-/* As in test_matmul.c: AVX2 and AVX-512 give the same bits. */
+/* As in test_matmul.c: AVX2 and AVX-512 give the same bits, and AMX where it multiplies integers.
+ */
 static void test_rows_agree(void **ctx)
 {
     (void)ctx;
@@ -334,6 +375,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_odd_columns),
         cmocka_unit_test(test_orders_in_one_call),
+        cmocka_unit_test(test_every_code),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_garbage),
     };
