@@ -16,7 +16,7 @@
 
 #include "base/sl_assert.h"
 
-#define GREEN_VERSION 12040 /* CUDA that has green contexts */
+#define GREEN_VERSION 12050 /* CUDA that has all of this */
 
 /* ---- the words ------------------------------------------------------------------------------- */
 
@@ -83,7 +83,7 @@ static int driver_find(struct driver *d, struct sl_err *err)
             cudaGetLastError();
             return sl_err_set(err, SL_EUNSUPPORTED,
                               "this NVIDIA driver cannot give a share of a card's multiprocessors "
-                              "(no %s); leave sm out, or install a driver for CUDA 12.4 or later",
+                              "(no %s); leave sm out, or install a driver for CUDA 12.5 or later",
                               all[i].name);
         }
         memcpy(all[i].to, &f, sizeof f);

@@ -25,7 +25,7 @@ struct sl_cuda_held {
 };
 
 /* Makes c->stream, with this priority, and holds what runs on it to l; c->sms becomes the share.
- * SL_EUNSUPPORTED when the driver has no green contexts (before CUDA 12.4). */
+ * SL_EUNSUPPORTED when the driver has no green contexts (before CUDA 12.5). */
 int sl_cuda_held_open(struct sl_cuda_held *h, struct sl_cuda *c, const struct sl_cuda_limits *l,
                       int priority, struct sl_err *err);
 /* Destroys c->stream too. */
