@@ -28,6 +28,7 @@ int sl_cmd_stage(int argc, char **argv);    /* cmd_stage.c */
 int sl_cmd_run(int argc, char **argv);      /* cmd_run.c */
 int sl_cmd_chat(int argc, char **argv);     /* cmd_chat.c */
 int sl_cmd_bench(int argc, char **argv);    /* cmd_bench.c */
+int sl_cmd_check(int argc, char **argv);   /* cmd_check.c */
 int sl_cmd_ppl(int argc, char **argv);      /* cmd_ppl.c */
 int sl_cmd_logits(int argc, char **argv);   /* cmd_logits.c */
 int sl_cmd_tokenize(int argc, char **argv); /* cmd_tokenize.c */

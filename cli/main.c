@@ -21,6 +21,7 @@ static const struct command {
     {"stage", sl_cmd_stage, "run one stage of a cluster that waits for it"},
     {"run", sl_cmd_run, "answer one prompt"},
     {"chat", sl_cmd_chat, "talk to the model in the terminal"},
+    {"check", sl_cmd_check, "is this machine right: CPU, cards, drivers, transports, kernels"},
     {"bench", sl_cmd_bench, "measure prefill and decode speed and what each stage does"},
     {"ppl", sl_cmd_ppl, "perplexity of a text"},
     {"logits", sl_cmd_logits, "logits of a token sequence, as safetensors"},
