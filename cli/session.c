@@ -226,9 +226,10 @@ static int start_thread(void *arg, struct uv_loop_s *loop, const struct sl_devic
                                      .cpus = d->cpus,
                                      .n_cpus = d->n_cpus,
                                      .memory_bytes = d->memory_bytes,
-                                     .ports = forced  ? forced
-                                              : alone ? "local"
-                                                      : NULL,
+                                     .ports = forced                     ? forced
+                                              : !alone                   ? NULL
+                                              : s->cluster.n_devices > 1 ? "local nccl"
+                                                                         : "local",
                                      .bandwidth = d->bandwidth,
                                      .on_end = on_thread_end,
                                      .arg = t};

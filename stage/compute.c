@@ -18,6 +18,7 @@ struct job {
     enum job_kind kind;
     struct sl_frame *frame;
     uint32_t epoch;
+    enum sl_dtype send_as;
     struct sl_stage_params *load; /* owned, with its strings */
 };
 
@@ -61,6 +62,12 @@ static void drop_job(struct job *j)
     free_load(j->load);
 }
 
+void sl_outcome_drop(const struct sl_outcome *o)
+{
+    sl_frame_free(o->frame);
+    sl_berths_release(o->info.berths);
+}
+
 /* Progress reports may be skipped when the loop is slow; everything else waits for room. */
 static void put_outcome(struct sl_compute *c, const struct sl_outcome *o)
 {
@@ -71,7 +78,7 @@ static void put_outcome(struct sl_compute *c, const struct sl_outcome *o)
     if (!full) c->outcomes[(c->outcomes_at + c->outcomes_len++) % OUTCOMES_MAX] = *o;
     pthread_mutex_unlock(&c->lock);
     if (full)
-        sl_frame_free(o->frame);
+        sl_outcome_drop(o);
     else
         c->wake(c->arg);
 }
@@ -105,6 +112,7 @@ static void do_load(struct sl_compute *c, struct sl_stage_params *p)
         o.kind = SL_OUTCOME_FAILED;
     } else {
         sl_stage_get_info(c->stage, &o.info);
+        if (o.info.berths) sl_berths_share(o.info.berths);
         o.load_ns = sl_env_now_ns() - start;
     }
     put_outcome(c, &o);
@@ -171,7 +179,7 @@ static void *compute_main(void *arg)
             break;
         case JOB_RESET:
             c->epoch = j.epoch;
-            if (c->stage) sl_stage_reset(c->stage);
+            if (c->stage) sl_stage_reset(c->stage, j.send_as);
             break;
         }
     }
@@ -212,7 +220,7 @@ void sl_compute_stop(struct sl_compute *c)
     pthread_join(c->thread, NULL);
     for (unsigned i = 0; i < c->jobs_len; i++) drop_job(&c->jobs[(c->jobs_at + i) % JOBS_MAX]);
     for (unsigned i = 0; i < c->outcomes_len; i++)
-        sl_frame_free(c->outcomes[(c->outcomes_at + i) % OUTCOMES_MAX].frame);
+        sl_outcome_drop(&c->outcomes[(c->outcomes_at + i) % OUTCOMES_MAX]);
     sl_stage_destroy(c->stage);
     sl_backend_destroy(c->b);
     pthread_mutex_destroy(&c->lock);
@@ -262,9 +270,9 @@ int sl_compute_step(struct sl_compute *c, struct sl_frame *f)
     return put_job(c, (struct job){.kind = JOB_STEP, .frame = f});
 }
 
-int sl_compute_reset(struct sl_compute *c, uint32_t epoch)
+int sl_compute_reset(struct sl_compute *c, uint32_t epoch, enum sl_dtype send_as)
 {
-    return put_job(c, (struct job){.kind = JOB_RESET, .epoch = epoch});
+    return put_job(c, (struct job){.kind = JOB_RESET, .epoch = epoch, .send_as = send_as});
 }
 
 int sl_compute_take(struct sl_compute *c, struct sl_outcome *out)

@@ -26,11 +26,14 @@ enum sl_outcome_kind {
 struct sl_outcome {
     enum sl_outcome_kind kind;
     uint64_t done, total;
-    struct sl_stage_info info;
+    struct sl_stage_info info; /* berths: shared, the taker releases them */
     uint64_t load_ns;
     struct sl_frame *frame;
     struct sl_err err;
 };
+
+/* Frees what the outcome holds. */
+void sl_outcome_drop(const struct sl_outcome *o);
 
 struct sl_compute_stats {
     uint64_t busy_ns, steps, rows;
@@ -49,8 +52,9 @@ int sl_compute_load(struct sl_compute *c, const struct sl_stage_params *p);
 /* Takes the frame in every case. 0, or SL_EBUSY when SL_STAGE_QUEUE_MAX micro-batches wait already.
  */
 int sl_compute_step(struct sl_compute *c, struct sl_frame *f);
-/* From here on only frames of `epoch` are run, and all sequences are forgotten. */
-int sl_compute_reset(struct sl_compute *c, uint32_t epoch);
+/* From here on only frames of `epoch` are run, all sequences are forgotten, and activations are
+ * sent on as `send_as`. */
+int sl_compute_reset(struct sl_compute *c, uint32_t epoch, enum sl_dtype send_as);
 
 /* One outcome, if there is one: 1, else 0. */
 int sl_compute_take(struct sl_compute *c, struct sl_outcome *out);

@@ -11,6 +11,8 @@
 #include "stage/sample.h"
 #include "stage/stage.h"
 
+#define SL_STAGE_BERTHS 6 /* micro-batches in a card's memory: coming, waiting, at work, leaving   \
+                           */
 #define SL_STAGE_SMALL_MAX (64u << 20) /* bytes of norms, biases and tables of one stage */
 /* Rows that go through the output matrix together: on the host, on a device. */
 #define SL_LOGIT_ROWS 32
@@ -87,12 +89,15 @@ struct sl_stage {
 
     /* one micro-batch */
     struct sl_batch_in in;
+    enum sl_dtype send_as;     /* the format of activations on the edge behind this stage */
+    struct sl_berths *berths;  /* for payloads in the device's memory; NULL: none */
     struct sl_seq_view *views; /* [SL_BATCH_SEQS_MAX] */
     int32_t *pos;              /* [max_rows] */
     /* workspace in the backend's memory, for [max_rows] of the widths of config.h; float, or
      * product rows (void). Where product rows are floats, the pairs on one line are one and the
      * same. */
-    float *x; /* the residual stream on a device; on the host it is the frame's payload */
+    float *x;       /* the residual stream on a device; on the host it is the frame's payload */
+    void *packed_x; /* on a device: activations as they travel, on their way to and from x */
     void *norm;
     float *q, *k, *v, *up, *half, *latent, *q_latent, *o_latent;
     float *values, *gate, *q_a, *low, *picked;
@@ -168,11 +173,27 @@ void sl_stage_lora_add(struct sl_stage *s, const struct sl_layer *y, enum sl_rol
  * file, so the cache is taken after them, of what is left (sl_stage_reserve_cache). */
 int sl_stage_reserve(struct sl_stage *s, uint64_t weight_bytes, struct sl_err *err);
 int sl_stage_reserve_cache(struct sl_stage *s, struct sl_err *err);
+/* Berths for lanes, where a stage on a card has neighbours: before all else, and off its limit. */
+int sl_stage_reserve_berths(struct sl_stage *s, struct sl_err *err);
 void sl_stage_unreserve(struct sl_stage *s);
 
 /* seqs.c: applies a descriptor to the block tables and fills views and pos. */
 int sl_stage_apply(struct sl_stage *s, const struct sl_batch *b, struct sl_err *err);
 void sl_stage_forget(struct sl_stage_seq *q);
+
+/* carry.c: the activations of one micro-batch on their way through. open() finds or makes the
+ * frames and says where the stream x is; in() fills it (but on the first stage), out() empties it
+ * (but on the last). close() frees all frames but the one to send on, which it returns when that is
+ * to be kept. in() and out() belong between begin() and end() of a device's step. */
+struct sl_carry {
+    struct sl_frame *in, *out; /* out: NULL on the last stage */
+    struct sl_frame *stream;   /* on the host: whose payload x is; may be in or out */
+    float *x;                  /* [n_rows][n_embd] */
+};
+int sl_carry_open(struct sl_stage *s, struct sl_frame *in, struct sl_carry *c, struct sl_err *err);
+void sl_carry_in(struct sl_stage *s, struct sl_carry *c);
+void sl_carry_out(struct sl_stage *s, struct sl_carry *c);
+struct sl_frame *sl_carry_close(struct sl_carry *c, int keep);
 
 /* exec_layer.c: the layers over x [n_rows][n_embd], in place. */
 void sl_exec_layers(struct sl_stage *s, const struct sl_batch *b, float *x);

@@ -21,6 +21,7 @@
 #include "base/sl_assert.h"
 #include "stage/compute.h"
 #include "transport/ctl.h"
+#include "transport/gpu.h"
 #include "transport/hub.h"
 
 #define STAGE_THREADS_MAX 256
@@ -78,6 +79,11 @@ static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *
     int r = sl_host_id(host, sizeof host);
     if (r == 0) r = sl_process_id(process, sizeof process);
     if (r) return sl_err_set(err, r, "this host has no identity: /proc cannot be read");
+    char gpu[SL_GPU_ID_MAX] = "";
+    if (sl_backend_card(s->backend) >= 0) {
+        r = sl_gpu_id(sl_backend_card(s->backend), gpu, err);
+        if (r) return r;
+    }
     const struct sl_ctl_port *ports;
     int n = sl_hub_ports(s->hub, &ports);
     struct sl_ctl m = {.kind = SL_CTL_HELLO,
@@ -89,6 +95,7 @@ static int send_hello(struct sl_stage_loop *s, double bandwidth, struct sl_err *
                                  .process_id = process,
                                  .cpu = sl_cpu_name(),
                                  .backend = sl_backend_row(s->backend),
+                                 .gpu = gpu,
                                  .pid = (uint32_t)getpid(),
                                  .threads = (uint32_t)s->n_threads,
                                  .memory_bytes = s->p.memory_bytes ? s->p.memory_bytes
@@ -141,13 +148,18 @@ static void on_wire(struct sl_stage_loop *s, const struct sl_ctl_wire *w)
     struct sl_err e = {0};
     s->epoch = w->epoch;
     sl_hub_disconnect_all(s->hub);
-    if (!must(s, sl_compute_reset(s->compute, w->epoch), "begin a new epoch")) return;
+    enum sl_dtype send_as = w->n_peers ? (enum sl_dtype)w->peers[0].activations : SL_F32;
+    if (!must(s, sl_compute_reset(s->compute, w->epoch, send_as), "begin a new epoch")) return;
+    if (w->lane_in) sl_hub_accept_lane(s->hub, w->epoch);
     for (size_t i = 0; i < w->n_peers; i++) {
         const struct sl_ctl_peer *p = &w->peers[i];
         if (sl_hub_connect(s->hub, (int)p->stage, p->transport, p->address, p->address_len, &e)) {
             fail(s, &e);
             return;
         }
+        if (*p->lane && sl_hub_add_lane(s->hub, (int)p->stage, p->lane, p->lane_address,
+                                        p->lane_address_len, &e))
+            sl_log(SL_LOG_WARN, "stage", "payloads travel with their frames: %s", e.msg);
     }
     struct sl_ctl m = {.kind = SL_CTL_WIRED, .wired = {.epoch = w->epoch}};
     sl_ctl_conn_send(s->ctl, &m);
@@ -283,6 +295,8 @@ static void on_progress(struct sl_stage_loop *s, const struct sl_outcome *o)
 
 static void on_loaded(struct sl_stage_loop *s, const struct sl_outcome *o)
 {
+    sl_hub_use_berths(s->hub, o->info.berths);
+    sl_berths_release(o->info.berths);
     struct sl_ctl m = {.kind = SL_CTL_READY,
                        .ready = {.n_blocks = (uint32_t)o->info.n_blocks,
                                  .weight_bytes = o->info.weight_bytes,
@@ -298,7 +312,7 @@ static void on_outcome(uv_async_t *a)
     struct sl_outcome o;
     while (s->compute && sl_compute_take(s->compute, &o)) {
         if (s->ended) {
-            sl_frame_free(o.frame);
+            sl_outcome_drop(&o);
             continue;
         }
         switch (o.kind) {
@@ -399,6 +413,26 @@ static int create_backend(struct sl_stage_loop *s, struct sl_err *err)
     return sl_backend_create(&p, &s->backend, err);
 }
 
+static int is_listed(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *p = list; (p = strstr(p, name)); p += n)
+        if ((p == list || strchr(" ,", p[-1])) && (!p[n] || strchr(" ,", p[n]))) return 1;
+    return 0;
+}
+
+/* What links of a stage on a card have besides. Without NCCL its edges work too. */
+static void open_lanes(struct sl_stage_loop *s)
+{
+    int card = sl_backend_card(s->backend);
+    const struct sl_lane_kind *kind = card < 0 ? NULL : sl_nccl_lanes(card);
+    struct sl_err e = {0};
+    if (card >= 0) sl_gpu_pin_frames();
+    if (!kind || (s->p.ports && !is_listed(s->p.ports, kind->name))) return;
+    if (sl_hub_add_lanes(s->hub, kind, &e))
+        sl_log(SL_LOG_WARN, "stage", "no %s here: %s", kind->name, e.msg);
+}
+
 int sl_stage_loop_start(struct uv_loop_s *loop, const struct sl_stage_loop_params *p, int fd,
                         struct sl_stage_loop **out, struct sl_err *err)
 {
@@ -417,6 +451,7 @@ int sl_stage_loop_start(struct uv_loop_s *loop, const struct sl_stage_loop_param
     if (r == 0) r = sl_hub_open(loop, p->ports, on_frame, on_link_down, s, &s->hub, err);
     if (r == 0) s->hub_open = 1;
     if (r == 0) {
+        open_lanes(s);
         r = send_hello(s, p->bandwidth > 0 ? p->bandwidth : sl_backend_measure(s->backend), err);
     }
     if (r == 0) {

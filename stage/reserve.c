@@ -12,6 +12,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "stage/internal.h"
+#include "transport/gpu.h"
 
 static size_t align_up(size_t n)
 {
@@ -57,7 +58,7 @@ static size_t lay_out_workspace(struct sl_stage *s, char *base)
     size_t rows = (size_t)s->p.max_rows, at = 0;
     size_t (*product)(int64_t, int64_t) = s->ops->rows_bytes;
     int last = sl_stage_is_last(s), direct = !c->post_norms && c->residual_scale == 1;
-    int device = s->ops->alloc != NULL;
+    int device = s->ops->alloc != NULL, away = device && s->p.n_stages > 1;
     int64_t n = s->p.max_rows, picked = last ? s->logit_rows : 0;
     size_t f = sizeof(float);
     const struct {
@@ -66,6 +67,7 @@ static size_t lay_out_workspace(struct sl_stage *s, char *base)
         void *same; /* on the host: of the pointer that this one is equal to */
     } parts[] = {
         {&s->x, device ? rows * (size_t)c->n_embd * f : 0, NULL},
+        {&s->packed_x, away ? rows * ((size_t)c->n_embd * 2 + f) : 0, NULL},
         {&s->norm, product(n, c->n_embd), NULL},
         {&s->q, rows * (size_t)w.q * f, NULL},
         {&s->k, rows * (size_t)w.k * f, NULL},
@@ -220,8 +222,20 @@ int sl_stage_reserve_cache(struct sl_stage *s, struct sl_err *err)
     return 0;
 }
 
+int sl_stage_reserve_berths(struct sl_stage *s, struct sl_err *err)
+{
+    int card = sl_backend_card(s->b);
+    size_t bytes = (size_t)s->p.max_rows * (size_t)s->c.n_embd * sizeof(float);
+    if (card < 0 || s->p.n_stages == 1) return 0;
+    int r = sl_gpu_berths(card, SL_STAGE_BERTHS, bytes, &s->berths, err);
+    uint64_t all = (uint64_t)SL_STAGE_BERTHS * bytes;
+    if (r == 0 && s->p.memory_bytes) s->p.memory_bytes -= SL_MIN(all, s->p.memory_bytes - 1);
+    return r;
+}
+
 void sl_stage_unreserve(struct sl_stage *s)
 {
+    sl_berths_release(s->berths);
     give_back(s, s->kv, s->kv_mapped);
     give_back(s, s->workspace, s->workspace_mapped);
 }

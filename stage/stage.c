@@ -79,6 +79,7 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
     if (r == 0) r = allocate_tables(s, err);
     if (r == 0) r = sl_stage_weight_bytes(s, &bytes, err);
     if (r == 0) r = sl_stage_lora_open(s, &adapters, err);
+    if (r == 0) r = sl_stage_reserve_berths(s, err);
     if (r == 0) r = sl_stage_reserve(s, bytes + adapters, err);
     if (r == 0) r = sl_stage_load_weights(s, err);
     if (r == 0) r = sl_stage_reserve_cache(s, err);
@@ -128,40 +129,13 @@ void sl_stage_destroy(struct sl_stage *s)
 void sl_stage_get_info(const struct sl_stage *s, struct sl_stage_info *out)
 {
     *out = s->info;
+    out->berths = s->berths;
 }
 
-void sl_stage_reset(struct sl_stage *s)
+void sl_stage_reset(struct sl_stage *s, enum sl_dtype send_as)
 {
+    s->send_as = send_as;
     for (int i = 0; i < s->p.max_seqs; i++) sl_stage_forget(&s->seqs[i]);
-}
-
-/* The frame that carries this micro-batch's activations: on the first stage a new one, later the
- * very frame that arrived, whose payload is the residual stream. */
-static int activations(struct sl_stage *s, struct sl_frame **f, struct sl_err *err)
-{
-    const struct sl_batch *b = &s->in.batch;
-    struct sl_frame_head *h = &(*f)->head;
-    if (!sl_stage_is_first(s)) {
-        if (h->dtype != SL_F32 || h->rows != (uint32_t)b->n_rows ||
-            h->cols != (uint32_t)s->c.n_embd)
-            return sl_err_set(err, SL_EPROTO,
-                              "activations are %u x %u of type %u, expected %d x %d of float32",
-                              h->rows, h->cols, h->dtype, b->n_rows, s->c.n_embd);
-        return 0;
-    }
-    struct sl_frame_head head = *h;
-    head.rows = (uint32_t)b->n_rows;
-    head.cols = (uint32_t)s->c.n_embd;
-    head.dtype = SL_F32;
-    struct sl_frame *g = sl_frame_alloc(&head);
-    if (!g)
-        return sl_err_set(err, SL_ENOMEM, "no memory for the activations of %d rows", b->n_rows);
-    g->recv_ns = (*f)->recv_ns;
-    memcpy(g->body, (*f)->body, h->desc_len);
-    /* the old frame must stay until the step ends: the unpacked batch points into it */
-    g->next = *f;
-    *f = g;
-    return 0;
 }
 
 /* Everything between descriptor and answer, on x. */
@@ -173,20 +147,27 @@ static void compute(struct sl_stage *s, float *x)
     if (sl_stage_is_last(s)) sl_exec_head(s, b, x);
 }
 
-/* The same on a device, with the stream brought there and back. */
-static int compute_away(struct sl_stage *s, struct sl_frame *f, struct sl_err *err)
+/* The same on a device, whose step holds what brings the stream there and back. */
+static int compute_away(struct sl_stage *s, struct sl_carry *c, struct sl_err *err)
 {
-    size_t bytes = (size_t)s->step.n_rows * (size_t)s->c.n_embd * sizeof *s->x;
     s->ops->begin(s->b, &s->step);
-    if (!sl_stage_is_first(s)) s->ops->upload(s->b, s->x, sl_frame_payload(f), bytes);
+    sl_carry_in(s, c);
     if (!s->ops->replay(s->b, 0)) {
-        compute(s, s->x);
+        compute(s, c->x);
         s->ops->recorded(s->b);
     } else if (s->p.moved) {
         s->p.moved(s->p.progress_arg);
     }
-    if (!sl_stage_is_last(s)) s->ops->download(s->b, sl_frame_payload(f), s->x, bytes);
+    sl_carry_out(s, c);
     return s->ops->end(s->b, err);
+}
+
+static int compute_here(struct sl_stage *s, struct sl_carry *c)
+{
+    sl_carry_in(s, c);
+    compute(s, c->x);
+    sl_carry_out(s, c);
+    return 0;
 }
 
 static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct sl_frame **out,
@@ -195,7 +176,8 @@ static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct s
     struct sl_frame_head h = in->head;
     h.kind = SL_FRAME_RESULTS;
     h.desc_len = (uint32_t)s->packed.len;
-    h.rows = h.cols = 0;
+    h.rows = h.cols = h.lane = 0;
+    h.dtype = SL_F32;
     struct sl_frame *f = sl_frame_alloc(&h);
     if (!f) return sl_err_set(err, SL_ENOMEM, "no memory for the results of a micro-batch");
     memcpy(f->body, s->packed.data, s->packed.len);
@@ -206,8 +188,8 @@ static int results_frame(struct sl_stage *s, const struct sl_frame *in, struct s
 int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out, uint32_t *rows,
                   struct sl_err *err)
 {
-    struct sl_frame *f = in;
-    *out = NULL;
+    struct sl_carry c = {.in = in};
+    struct sl_frame *results = NULL;
     int r = 0;
     if (in->head.kind != SL_FRAME_BATCH)
         r = sl_err_set(err, SL_EPROTO, "a stage was sent a frame of kind %u", in->head.kind);
@@ -216,22 +198,17 @@ int sl_stage_step(struct sl_stage *s, struct sl_frame *in, struct sl_frame **out
     if (r == 0) r = sl_stage_apply(s, &s->in.batch, err);
     if (r == 0) sl_stage_lora_begin(s, &s->in.batch);
     if (r == 0) r = sl_stage_plan(s, &s->in.batch, err);
-    if (r == 0) r = activations(s, &f, err);
+    if (r == 0) r = sl_carry_open(s, in, &c, err);
     if (r == 0) {
         *rows = (uint32_t)s->in.batch.n_rows;
-        if (s->ops->begin)
-            r = compute_away(s, f, err);
-        else
-            compute(s, sl_frame_payload(f));
+        r = s->ops->begin ? compute_away(s, &c, err) : compute_here(s, &c);
     }
     if (r == 0 && sl_stage_is_last(s)) {
         r = sl_stage_answer(s, &s->in.batch, err);
-        if (r == 0) r = results_frame(s, f, out, err);
-    } else if (r == 0) {
-        *out = f;
+        if (r == 0) r = results_frame(s, in, &results, err);
     }
-    if (f != in) sl_frame_free(in);
-    if (f != *out) sl_frame_free(f);
-    if (*out) (*out)->next = NULL;
+    /* the frame that came stays until here: the unpacked batch points into it */
+    struct sl_frame *onward = sl_carry_close(&c, r == 0);
+    *out = results ? results : onward;
     return r;
 }

@@ -37,6 +37,7 @@ struct sl_stage_params {
 struct sl_stage_info {
     int n_blocks; /* reserved; <= wanted when memory is short */
     uint64_t weight_bytes, kv_bytes, workspace_bytes;
+    struct sl_berths *berths; /* the stage's; NULL: payloads are never in a device's memory */
 };
 
 /* Reserves KV and workspace first, then loads. SL_ELIMIT when not even one sequence of one block
@@ -46,8 +47,9 @@ int sl_stage_create(struct sl_backend *b, const struct sl_stage_params *p, struc
 void sl_stage_destroy(struct sl_stage *s);
 void sl_stage_get_info(const struct sl_stage *s, struct sl_stage_info *out);
 
-/* A new epoch: forgets all sequences (the KV memory stays). */
-void sl_stage_reset(struct sl_stage *s);
+/* A new epoch: forgets all sequences (the KV memory stays). Activations are sent on as F32, BF16 or
+ * F8_E4M3. */
+void sl_stage_reset(struct sl_stage *s, enum sl_dtype send_as);
 
 /* Runs one micro-batch. Takes `in`; *out is the frame for the next hop (BATCH with activations, or
  * RESULTS from the last stage). SL_EPROTO when the descriptor contradicts what the stage knows

@@ -156,6 +156,7 @@ int sl_hub_open(struct uv_loop_s *loop, const char *transports, sl_port_frame_fn
     struct sl_err last = {0};
     for (char *t = strtok_r(list, " ,", &save); t && h->n_ports < SL_HUB_PORTS_MAX - 1;
          t = strtok_r(NULL, " ,", &save)) {
+        if (strcmp(t, "nccl") == 0) continue; /* lanes come later, from who has a card */
         if (open_port(h, h->n_ports, t, &last) == 0)
             h->n_ports++;
         else

@@ -88,7 +88,7 @@ static void test_steps(void **state)
     struct sl_ctl_step steps[8];
     rig_open(&r, 0);
     load(&r);
-    assert_int_equal(sl_compute_reset(r.c, 7), 0);
+    assert_int_equal(sl_compute_reset(r.c, 7, SL_F32), 0);
     for (uint64_t i = 1; i <= 3; i++) assert_int_equal(sl_compute_step(r.c, work(7, i)), 0);
     for (uint64_t i = 1; i <= 3; i++) {
         struct sl_outcome o = next(&r);
@@ -118,9 +118,9 @@ static void test_epochs(void **state)
     struct sl_compute_stats st;
     rig_open(&r, 0);
     load(&r);
-    assert_int_equal(sl_compute_reset(r.c, 1), 0);
+    assert_int_equal(sl_compute_reset(r.c, 1, SL_F32), 0);
     assert_int_equal(sl_compute_step(r.c, work(2, 1)), 0);
-    assert_int_equal(sl_compute_reset(r.c, 2), 0);
+    assert_int_equal(sl_compute_reset(r.c, 2, SL_F32), 0);
     assert_int_equal(sl_compute_step(r.c, work(1, 2)), 0);
     assert_int_equal(sl_compute_step(r.c, work(2, 3)), 0);
     struct sl_outcome o = next(&r);
@@ -145,7 +145,7 @@ static void test_full(void **state)
     for (int i = 0; i < SL_STAGE_QUEUE_MAX; i++)
         assert_int_equal(sl_compute_step(r.c, work(0, 1)), 0);
     assert_int_equal(sl_compute_step(r.c, work(0, 1)), SL_EBUSY); /* and the frame is freed */
-    assert_int_equal(sl_compute_reset(r.c, 3), 0);                /* control still has room */
+    assert_int_equal(sl_compute_reset(r.c, 3, SL_F32), 0);                /* control still has room */
     sl_compute_get_stats(r.c, &st);
     assert_int_equal(st.queued, SL_STAGE_QUEUE_MAX);
     sem_post(&r.go);

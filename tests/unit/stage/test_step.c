@@ -11,8 +11,11 @@
 #include <cmocka.h>
 
 #include "base/sl_assert.h"
+#include "model/encode.h"
 #include "stage/internal.h"
 #include "tests/unit/stage/tiny.h"
+
+#define FORMAT_ROWS 5
 
 static struct sl_backend *backend;
 static char path[TINY_PATH_MAX];
@@ -238,7 +241,7 @@ static void check_model(const char *arch)
     assert_memory_equal(whole, split, sizeof whole);
 
     /* forgotten and told again */
-    sl_stage_reset(one[0]);
+    sl_stage_reset(one[0], SL_F32);
     tail.seq = 2;
     assert_int_equal(step(one[0], &tail, 1, NULL), SL_EPROTO);
     run_logits(one, 1, &share, split[0]);
@@ -401,7 +404,7 @@ static void test_frames(void **state)
     assert_int_equal(give(s, &x, model->body), SL_EPROTO);
     x = h, x.cols = TINY_EMBD - 1;
     assert_int_equal(give(s, &x, model->body), SL_EPROTO);
-    x = h, x.dtype = SL_BF16;
+    x = h, x.lane = 1; /* in the memory of a card */
     assert_int_equal(give(s, &x, model->body), SL_EPROTO);
     x = h, x.rows = 0, x.cols = 0;
     assert_int_equal(give(s, &x, model->body), SL_EPROTO);
@@ -414,6 +417,77 @@ static void test_frames(void **state)
     assert_int_equal(give(s, &h, model->body), 0);
     sl_frame_free(model);
     sl_stage_destroy(s);
+}
+
+/* What the first of two stages sends on, as float32: its frame, and its numbers in `values`. */
+static struct sl_frame *first_sends(struct sl_stage *s, enum sl_dtype as, float *values)
+{
+    struct sl_batch_seq share = tiny_share(0, SL_SEQ_LOGITS, FORMAT_ROWS, 0, 1);
+    struct sl_frame *f;
+    sl_stage_reset(s, as);
+    assert_int_equal(step(s, &share, 1, &f), 0);
+    assert_true(f->head.dtype == as && f->head.rows == FORMAT_ROWS && f->head.lane == 0);
+    assert_int_equal(f->head.cols, TINY_EMBD);
+    const void *payload = sl_frame_payload(f);
+    const uint16_t *half = payload;
+    const float *scales = payload;
+    const uint8_t *codes = (const uint8_t *)(scales + FORMAT_ROWS);
+    for (int i = 0; i < FORMAT_ROWS * TINY_EMBD; i++)
+        values[i] = as == SL_F32    ? ((const float *)payload)[i]
+                    : as == SL_BF16 ? sl_bf16_to_float(half[i])
+                                    : scales[i / TINY_EMBD] * sl_decode_e4m3(codes[i]);
+    return f;
+}
+
+/* The logits that the last stage makes of a frame, which it takes. */
+static void last_makes(struct sl_stage *s, struct sl_frame *f, float *logits)
+{
+    struct sl_results_in in = {0};
+    struct sl_frame *out;
+    struct sl_err e = {0};
+    uint32_t rows;
+    sl_stage_reset(s, SL_F32);
+    assert_int_equal(sl_stage_step(s, f, &out, &rows, &e), 0);
+    assert_true(out->head.kind == SL_FRAME_RESULTS && out->head.dtype == SL_F32 &&
+                out->head.rows == 0 && out->head.lane == 0);
+    assert_int_equal(sl_results_unpack(sl_frame_desc(out), out->head.desc_len, &in, &e), 0);
+    assert_int_equal(in.results.n_scored, 1);
+    memcpy(logits, in.results.scored[0].logits, sizeof(float) * FORMAT_ROWS * TINY_VOCAB);
+    sl_results_in_close(&in);
+    sl_frame_free(out);
+}
+
+/* Between two stages activations may travel rounded: each value is the nearest of its format, and
+ * what comes out is what float32 frames with those values give. */
+static void test_formats(void **state)
+{
+    (void)state;
+    struct sl_stage_params p = tiny_params(path, 0, 2), q = tiny_params(path, 1, 2);
+    struct sl_stage *first = open_stage(&p), *last = open_stage(&q);
+    static const enum sl_dtype formats[] = {SL_F32, SL_BF16, SL_F8_E4M3};
+    float exact[FORMAT_ROWS * TINY_EMBD], sent[FORMAT_ROWS * TINY_EMBD];
+    float want[FORMAT_ROWS * TINY_VOCAB], got[FORMAT_ROWS * TINY_VOCAB];
+    sl_frame_free(first_sends(first, SL_F32, exact));
+    for (size_t i = 0; i < SL_ARRAY_LEN(formats); i++) {
+        struct sl_frame *f = first_sends(first, formats[i], sent);
+        for (int k = 0; k < FORMAT_ROWS * TINY_EMBD; k++) {
+            float top = 0;
+            const float *row = exact + k / TINY_EMBD * TINY_EMBD;
+            for (int c = 0; c < TINY_EMBD; c++) top = fmaxf(top, fabsf(row[c]));
+            float error = formats[i] == SL_F32    ? 0
+                          : formats[i] == SL_BF16 ? fabsf(exact[k]) / 256
+                                                  : fmaxf(fabsf(exact[k]) / 16, top / 448 / 512);
+            assert_true(fabsf(sent[k] - exact[k]) <= error);
+        }
+        if (formats[i] != SL_F32) assert_memory_not_equal(sent, exact, sizeof sent);
+        struct sl_frame *plain = first_sends(first, SL_F32, exact);
+        memcpy(sl_frame_payload(plain), sent, sizeof sent);
+        last_makes(last, f, got);
+        last_makes(last, plain, want);
+        assert_memory_equal(got, want, sizeof want);
+    }
+    sl_stage_destroy(first);
+    sl_stage_destroy(last);
 }
 
 /* Every byte of a good descriptor turned into others: an answer or a refusal, never a crash (the
@@ -507,11 +581,12 @@ static void test_params(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),   cmocka_unit_test(test_qwen2),
-        cmocka_unit_test(test_shares),  cmocka_unit_test(test_twice),
-        cmocka_unit_test(test_scores),  cmocka_unit_test(test_logits_limit),
-        cmocka_unit_test(test_frames),  cmocka_unit_test(test_bent),
-        cmocka_unit_test(test_reserve), cmocka_unit_test(test_params),
+        cmocka_unit_test(test_llama),  cmocka_unit_test(test_qwen2),
+        cmocka_unit_test(test_shares), cmocka_unit_test(test_twice),
+        cmocka_unit_test(test_scores), cmocka_unit_test(test_logits_limit),
+        cmocka_unit_test(test_frames), cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_bent),   cmocka_unit_test(test_reserve),
+        cmocka_unit_test(test_params),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
