@@ -9,6 +9,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/batch.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/matmul.h"
@@ -58,7 +59,7 @@ static void op_matmul(struct sl_backend *b, const void *x, int n, const struct s
     if (n <= SL_DECODE_ROWS_MAX)
         sl_cuda_stream_matmul(&b->cuda->c, x, n, p, n_products);
     else
-        sl_cuda_gemm(&b->cuda->c, x, n, p, n_products);
+        sl_cuda_batch_matmul(&b->cuda->c, x, n, p, n_products);
 }
 
 static void op_gate_up(struct sl_backend *b, enum sl_act act, const void *x, int n,
@@ -69,7 +70,7 @@ static void op_gate_up(struct sl_backend *b, enum sl_act act, const void *x, int
     if (n <= SL_DECODE_ROWS_MAX)
         sl_cuda_stream_gate_up(&b->cuda->c, act, x, n, gate, gate_bias, up, up_bias, out);
     else
-        sl_cuda_gemm_gate_up(&b->cuda->c, act, x, n, gate, gate_bias, up, up_bias, out);
+        sl_cuda_batch_gate_up(&b->cuda->c, act, x, n, gate, gate_bias, up, up_bias, out);
 }
 
 static void op_rope(struct sl_backend *b, const struct sl_rope *r, const struct sl_rope_part *parts,
@@ -205,7 +206,7 @@ static void op_draw(struct sl_backend *b, float *logits, int first, int n, int n
 static size_t scratch_of(const struct sl_cuda *c, const struct sl_backend_limits *l)
 {
     size_t most = sl_cuda_stream_scratch(c->sms, l->max_cols);
-    most = SL_MAX(most, sl_cuda_gemm_scratch(l));
+    most = SL_MAX(most, sl_cuda_batch_scratch(l));
     most = SL_MAX(most, sl_cuda_attention_scratch(l, l->n_heads, l->head_dim));
     if (l->n_experts)
         most = SL_MAX(most, sl_cuda_moe_scratch(l, l->n_experts, l->n_used, l->n_ff, l->n_embd));

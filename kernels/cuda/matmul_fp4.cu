@@ -35,9 +35,3 @@ extern "C" void sl_cuda_mma_matmul(struct sl_cuda *c, const struct sl_mma_rows *
 {
     sl_mma_launch<sl_mma_card>(c, r, n, p, n_products);
 }
-
-extern "C" void sl_cuda_mma_part(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                                 const struct sl_cuda_weight *w, const struct sl_mma_part *part)
-{
-    sl_mma_launch<sl_mma_card>(c, r, n, w, part);
-}

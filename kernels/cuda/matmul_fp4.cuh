@@ -17,8 +17,6 @@
 
 #include <utility>
 
-#include <cuda_fp16.h>
-
 #include "base/sl_assert.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_fp4.h"
@@ -34,11 +32,10 @@
 struct sl_mma_weight {
     const uint8_t *code, *scale;
     const float *row, *bias, *grid;
-    void *out;                         /* floats, or halfs of value / SL_CUDA_GLU_SCALE */
+    float *out;
     int64_t code_stride, scale_stride; /* bytes */
-    int64_t out_stride;                /* elements */
-    int rows, first_tile, add, half;
-    int grid_rows, grid_cols, grid_stride, grid_first; /* grid_first: the grid's row of row 0 */
+    int rows, first_tile, add;
+    int grid_rows, grid_cols, grid_stride;
 };
 
 struct sl_mma_products {
@@ -292,8 +289,7 @@ template <enum sl_mma_kind KIND, int TOKENS, typename MMA> struct sl_mma_block {
             for (int h = 0; h < 2; h++) {
                 int row = min(row0 + warp_row + 16 * m + 8 * h + lane / 4, w.rows - 1);
                 float f =
-                    w.grid ? w.grid[(int64_t)((w.grid_first + row) / w.grid_rows) * w.grid_stride +
-                                    k / w.grid_cols]
+                    w.grid ? w.grid[(int64_t)(row / w.grid_rows) * w.grid_stride + k / w.grid_cols]
                            : 1.0f;
 #pragma unroll
                 for (int t = 0; t < S::tiles; t++)
@@ -341,15 +337,6 @@ template <enum sl_mma_kind KIND, int TOKENS, typename MMA> struct sl_mma_block {
         }
     }
 
-    __device__ __forceinline__ void put(int64_t at, float v)
-    {
-        float *out = static_cast<float *>(w.out);
-        if (w.half)
-            static_cast<__half *>(w.out)[at] = __float2half_rn(v / SL_CUDA_GLU_SCALE);
-        else
-            out[at] = w.add ? out[at] + v : v;
-    }
-
     /* out[token][row] (+)= sum * row factor * token's factor + bias. */
     __device__ __forceinline__ void store()
     {
@@ -366,8 +353,9 @@ template <enum sl_mma_kind KIND, int TOKENS, typename MMA> struct sl_mma_block {
                     for (int i = 0; i < 2; i++) {
                         int token = token0 + warp_token + 8 * t + 2 * (lane % 4) + i;
                         if (token >= n) continue;
-                        put(token * w.out_stride + row,
-                            sum[m][t][2 * h + i] * factor * x.row[token] + bias);
+                        float *out = w.out + (int64_t)token * w.rows + row;
+                        float v = sum[m][t][2 * h + i] * factor * x.row[token] + bias;
+                        *out = w.add ? *out + v : v;
                     }
             }
     }
@@ -416,59 +404,27 @@ static void sl_mma_put(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
         sl_mma_put<KIND, 128, MMA>(c, r, n, p, tiles);
 }
 
-/* Rows [first, first + m) of w, without a place for their products. */
-static inline struct sl_mma_weight sl_mma_weight_of(const struct sl_cuda_weight *w, int first,
-                                                    int m)
+static inline struct sl_mma_weight sl_mma_weight_of(const struct sl_product *p)
 {
+    const struct sl_cuda_weight *w = static_cast<const struct sl_cuda_weight *>(p->w->packed);
     struct sl_mma_weight to = {};
-    SL_ASSERT(first >= 0 && m >= 0 && first + m <= w->rows);
-    to.code = static_cast<const uint8_t *>(w->code) + first * w->code_stride;
-    to.row = w->row + first;
+    to.code = static_cast<const uint8_t *>(w->code);
+    to.row = w->row;
+    to.bias = p->bias;
+    to.out = p->out;
+    to.add = p->flags & SL_MATMUL_ADD;
     to.code_stride = w->code_stride;
-    to.rows = m;
+    to.rows = w->rows;
     if (w->scale_kind == SL_CUDA_SCALE_GRID) {
         to.grid = static_cast<const float *>(w->scale);
         to.grid_rows = w->grid_rows;
         to.grid_cols = w->grid_cols;
         to.grid_stride = w->grid_stride;
-        to.grid_first = first;
     } else if (w->scale_kind != SL_CUDA_SCALE_NONE) {
+        to.scale = static_cast<const uint8_t *>(w->scale);
         to.scale_stride = w->cols_padded / w->group;
-        to.scale = static_cast<const uint8_t *>(w->scale) + first * to.scale_stride;
     }
     return to;
-}
-
-/* All of p's weights in one launch. */
-template <typename MMA>
-static void sl_mma_launch(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                          struct sl_mma_products *p)
-{
-    int tiles = 0;
-    for (int i = 0; i < p->count; i++) {
-        p->w[i].first_tile = tiles;
-        tiles += (p->w[i].rows + SL_MMA_ROWS - 1) / SL_MMA_ROWS;
-    }
-    if (n == 0 || tiles == 0) return;
-    switch (r->kind) {
-    case SL_MMA_NVFP4:
-        sl_mma_put<SL_MMA_NVFP4, MMA>(c, r, n, *p, tiles);
-        break;
-    case SL_MMA_MXFP4:
-        sl_mma_put<SL_MMA_MXFP4, MMA>(c, r, n, *p, tiles);
-        break;
-    case SL_MMA_MXFP4_A8:
-        sl_mma_put<SL_MMA_MXFP4_A8, MMA>(c, r, n, *p, tiles);
-        break;
-    case SL_MMA_MXFP8:
-        sl_mma_put<SL_MMA_MXFP8, MMA>(c, r, n, *p, tiles);
-        break;
-    case SL_MMA_FP8:
-        sl_mma_put<SL_MMA_FP8, MMA>(c, r, n, *p, tiles);
-        break;
-    case SL_MMA_KINDS:
-        SL_ASSERT(0);
-    }
 }
 
 template <typename MMA>
@@ -476,35 +432,36 @@ static void sl_mma_launch(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
                           const struct sl_product *p, int n_products)
 {
     struct sl_mma_products all = {};
+    int tiles = 0;
     SL_ASSERT(n >= 0 && n_products >= 0 && n_products <= SL_MMA_PRODUCTS_MAX);
     for (int i = 0; i < n_products; i++) {
-        const struct sl_cuda_weight *w = static_cast<const struct sl_cuda_weight *>(p[i].w->packed);
-        SL_ASSERT(w->cols == r->cols);
-        if (w->rows == 0) continue;
-        struct sl_mma_weight *to = &all.w[all.count++];
-        *to = sl_mma_weight_of(w, 0, w->rows);
-        to->bias = p[i].bias;
-        to->out = p[i].out;
-        to->out_stride = w->rows;
-        to->add = p[i].flags & SL_MATMUL_ADD;
+        SL_ASSERT(p[i].w->cols == r->cols);
+        if (p[i].w->rows == 0) continue;
+        struct sl_mma_weight *w = &all.w[all.count++];
+        *w = sl_mma_weight_of(&p[i]);
+        w->first_tile = tiles;
+        tiles += (w->rows + SL_MMA_ROWS - 1) / SL_MMA_ROWS;
     }
-    sl_mma_launch<MMA>(c, r, n, &all);
-}
-
-template <typename MMA>
-static void sl_mma_launch(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                          const struct sl_cuda_weight *w, const struct sl_mma_part *part)
-{
-    struct sl_mma_products one = {};
-    SL_ASSERT(n >= 0 && w->cols == r->cols && !(part->half && part->add));
-    one.count = part->m > 0;
-    one.w[0] = sl_mma_weight_of(w, part->first, part->m);
-    one.w[0].bias = part->bias;
-    one.w[0].out = part->out;
-    one.w[0].out_stride = part->out_stride;
-    one.w[0].half = part->half;
-    one.w[0].add = part->add;
-    sl_mma_launch<MMA>(c, r, n, &one);
+    if (n == 0 || tiles == 0) return;
+    switch (r->kind) {
+    case SL_MMA_NVFP4:
+        sl_mma_put<SL_MMA_NVFP4, MMA>(c, r, n, all, tiles);
+        break;
+    case SL_MMA_MXFP4:
+        sl_mma_put<SL_MMA_MXFP4, MMA>(c, r, n, all, tiles);
+        break;
+    case SL_MMA_MXFP4_A8:
+        sl_mma_put<SL_MMA_MXFP4_A8, MMA>(c, r, n, all, tiles);
+        break;
+    case SL_MMA_MXFP8:
+        sl_mma_put<SL_MMA_MXFP8, MMA>(c, r, n, all, tiles);
+        break;
+    case SL_MMA_FP8:
+        sl_mma_put<SL_MMA_FP8, MMA>(c, r, n, all, tiles);
+        break;
+    case SL_MMA_KINDS:
+        SL_ASSERT(0);
+    }
 }
 
 #endif

@@ -51,18 +51,6 @@ void sl_cuda_mma_rows(struct sl_cuda *c, const void *x, int n, const struct sl_m
 void sl_cuda_mma_matmul(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
                         const struct sl_product *p, int n_products);
 
-/* Rows [first, first + m) of a weight, and where their products go: out [n][out_stride] floats, or
- * with `half` halfs of value / SL_CUDA_GLU_SCALE (never with `add`). bias [m] or NULL. */
-struct sl_mma_part {
-    int first, m;
-    void *out;
-    int64_t out_stride;
-    int half, add;
-    const float *bias;
-};
-void sl_cuda_mma_part(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                      const struct sl_cuda_weight *w, const struct sl_mma_part *part);
-
 #ifdef __cplusplus
 }
 #endif

@@ -9,9 +9,3 @@ extern "C" void gpu_fp4_matmul(struct sl_cuda *c, const struct sl_mma_rows *r, i
 {
     sl_mma_launch<sl_mma_emulated>(c, r, n, p, n_products);
 }
-
-extern "C" void gpu_fp4_part(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                             const struct sl_cuda_weight *w, const struct sl_mma_part *part)
-{
-    sl_mma_launch<sl_mma_emulated>(c, r, n, w, part);
-}

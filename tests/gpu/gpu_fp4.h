@@ -1,4 +1,4 @@
-/* gpu_fp4.h - sl_cuda_mma_matmul() and _part() with the emulated multiply-accumulate. */
+/* gpu_fp4.h - sl_cuda_mma_matmul() with the emulated multiply-accumulate. */
 #ifndef SL_TESTS_GPU_GPU_FP4_H
 #define SL_TESTS_GPU_GPU_FP4_H
 
@@ -10,8 +10,6 @@ extern "C" {
 
 void gpu_fp4_matmul(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
                     const struct sl_product *p, int n_products);
-void gpu_fp4_part(struct sl_cuda *c, const struct sl_mma_rows *r, int n,
-                  const struct sl_cuda_weight *w, const struct sl_mma_part *part);
 
 #ifdef __cplusplus
 }

@@ -309,49 +309,6 @@ static void products(matmul_fn matmul, enum sl_mma_kind kind, double tolerance)
     }
 }
 
-typedef void (*part_fn)(struct sl_cuda *, const struct sl_mma_rows *, int,
-                        const struct sl_cuda_weight *, const struct sl_mma_part *);
-
-/* Rows 130..331 of a weight, as floats and as halfs, with wider rows of output: the same numbers as
- * the whole product has there, and nothing beside them. */
-static void check_part(matmul_fn matmul, part_fn part, enum sl_mma_kind kind)
-{
-    enum { ROWS = 400, COLS = 448, N = 67, FIRST = 130, M = 201, STRIDE = 208 };
-    struct weight w;
-    struct rows x;
-    float *all = malloc(sizeof(float) * N * ROWS), *some = malloc(sizeof(float) * N * STRIDE);
-    uint16_t *halfs = malloc(sizeof *halfs * N * STRIDE);
-    weight_make(&w, kind, ROWS, COLS, kind == SL_MMA_FP8, 0);
-    rows_make(&x, kind, N, COLS, 0);
-    struct sl_product p = {
-        .w = &w.w, .bias = w.bias_on, .out = gpu_alloc(sizeof(float) * N * ROWS)};
-    struct sl_mma_part to = {.first = FIRST, .m = M, .out_stride = STRIDE};
-    if (w.bias) to.bias = w.bias_on + FIRST;
-    to.out = gpu_alloc(sizeof(float) * N * STRIDE);
-    matmul(gpu, &x.on, N, &p, 1);
-    gpu_read(gpu, all, p.out, sizeof(float) * N * ROWS);
-    part(gpu, &x.on, N, &w.on, &to);
-    gpu_read(gpu, some, to.out, sizeof(float) * N * STRIDE);
-    to.half = 1;
-    part(gpu, &x.on, N, &w.on, &to);
-    gpu_read(gpu, halfs, to.out, sizeof *halfs * N * STRIDE);
-    for (int i = 0; i < N; i++)
-        for (int j = 0; j < STRIDE; j++) {
-            float want = j < M ? all[i * ROWS + FIRST + j] : 0;
-            expect(some[i * STRIDE + j] == want, "part", kind, ROWS, COLS, N);
-            if (j < M)
-                expect(halfs[i * STRIDE + j] == sl_float_to_half(want / SL_CUDA_GLU_SCALE),
-                       "part in halfs", kind, ROWS, COLS, N);
-        }
-    gpu_free(p.out);
-    gpu_free(to.out);
-    weight_free(&w);
-    rows_free(&x);
-    free(all);
-    free(some);
-    free(halfs);
-}
-
 /* A row alone, among up to 64 others, and in the wide tile: the same bits. */
 static void rows_are_independent(matmul_fn matmul, enum sl_mma_kind kind)
 {
@@ -644,12 +601,10 @@ int main(int argc, char **argv)
         if (!small) check_quantized(kind, 3, 16384);
         products(gpu_fp4_matmul, kind, EMULATED_ERROR);
         rows_are_independent(gpu_fp4_matmul, kind);
-        check_part(gpu_fp4_matmul, gpu_fp4_part, kind);
         check_whole(gpu_fp4_matmul, kind, costs[kind]);
         if (!card_has(kind)) continue;
         products(sl_cuda_mma_matmul, kind, CARD_ERROR);
         rows_are_independent(sl_cuda_mma_matmul, kind);
-        check_part(sl_cuda_mma_matmul, sl_cuda_mma_part, kind);
         check_whole(sl_cuda_mma_matmul, kind, costs[kind]);
     }
     gpu_close(gpu);
