@@ -8,19 +8,23 @@
 #include "kernels/cuda/gemm_steps.h"
 #include "kernels/cuda/row.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int LEVEL_THREADS = 512;
 constexpr int LEVEL_MAX = 4; /* weights of one call */
+/* A row of a larger scale holds infinities or is about to: it becomes infinite, and other rows keep
+ * their bits. */
+constexpr float SCALE_MAX = 1 << 30;
 constexpr int THREADS = 256;
 constexpr int GRID_ROWS_MAX = 65535;
 
 struct level_job {
     char *x;
     int64_t stride;
-    int n, pieces; /* of 8 halfs in a row */
-    const float *row[LEVEL_MAX];
-    int rows[LEVEL_MAX], count;
+    int n, pieces;                                 /* of 8 halfs in a row */
+    const float *row[LEVEL_MAX], *grid[LEVEL_MAX]; /* grid NULL: none */
+    int rows[LEVEL_MAX], grids[LEVEL_MAX], count;
     struct sl_cuda_level *level;
 };
 
@@ -84,11 +88,16 @@ __global__ void __launch_bounds__(LEVEL_THREADS) level_rows(level_job j)
     if (blockIdx.x < j.count) {
         const float *row = j.row[blockIdx.x];
         top = block_max(j.rows[blockIdx.x], part, [&](int i) { return fabsf(row[i]); });
+        const float *grid = j.grid[blockIdx.x];
+        if (grid)
+            top *= block_max(j.grids[blockIdx.x], part, [&](int i) { return fabsf(grid[i]); });
     }
     sl_wait();
     float common = block_max(j.n, part, [&](int i) {
-        return __ldcg(reinterpret_cast<const float *>(j.x + i * j.stride));
+        float scale = __ldcg(reinterpret_cast<const float *>(j.x + i * j.stride));
+        return scale <= SCALE_MAX ? scale : 0; /* false for NaN too */
     });
+    if (common == 0) common = 1;
     if (blockIdx.x < j.count && threadIdx.x == 0) {
         top = top > 0 ? top : 1;
         float alpha = top * common, glu = alpha * (1 / SL_CUDA_GLU_SCALE);
@@ -264,7 +273,12 @@ extern "C" void sl_cuda_level(struct sl_cuda *c, void *x, int n, int64_t cols,
     j.pieces = (int)(sl_cuda_pad(cols) / 8);
     j.count = count;
     j.level = level;
-    for (int i = 0; i < count; i++) j.row[i] = w[i]->row, j.rows[i] = w[i]->rows;
+    for (int i = 0; i < count; i++) {
+        j.row[i] = w[i]->row, j.rows[i] = w[i]->rows;
+        if (w[i]->scale_kind != SL_CUDA_SCALE_GRID) continue;
+        j.grid[i] = static_cast<const float *>(w[i]->scale);
+        j.grids[i] = ((w[i]->rows - 1) / w[i]->grid_rows + 1) * w[i]->grid_stride;
+    }
     int blocks = n < c->sms ? n : c->sms;
     sl_launch(c, level_rows, blocks < count ? count : blocks, LEVEL_THREADS, 0, j);
 }
@@ -283,9 +297,10 @@ extern "C" void sl_cuda_finish(struct sl_cuda *c, const struct sl_cuda_finish *f
 {
     if (f->n <= 0) return;
     bool eight = sl_in_pieces(8, f->out_stride | f->d_stride | f->m | f->first, f->d, f->out);
-    auto kernel = f->sums == SL_LT_BF16 ? eight ? finish<8, __nv_bfloat16> : finish<1, __nv_bfloat16>
-                  : eight              ? finish<8, float>
-                                       : finish<1, float>;
+    auto kernel = f->sums == SL_LT_BF16
+                      ? eight ? finish<8, __nv_bfloat16> : finish<1, __nv_bfloat16>
+                  : eight ? finish<8, float>
+                          : finish<1, float>;
     sl_launch(c, kernel, grid_of(eight ? f->m / 8 : f->m, (f->n + 1) / 2), THREADS, 0, *f);
 }
 

@@ -11,9 +11,9 @@
 /* Where sums of a product go first. */
 enum way { STRAIGHT, SUMS, SHORT_SUMS };
 
-/* Adding to floats in the product itself stalls on their reading; with few columns to sum it takes
- * longer than sums in the cache and a pass that adds them (measured: up to about this many). Beside
- * quantized rows they are BF16: it rounds to 2^-9, a tenth of what the rows were rounded to. */
+/* Adding to floats in the product itself stalls on their reading; an FP8 product with few columns
+ * to sum is faster with BF16 sums in the cache and a pass that adds them (measured: up to about
+ * this many). BF16 rounds to 2^-9, a tenth of what the quantized rows were rounded to. */
 #define ADD_COLS_MAX 8192
 
 static enum way way_of(const struct sl_gemm_run *r, enum sl_gemm_path path,
@@ -24,8 +24,8 @@ static enum way way_of(const struct sl_gemm_run *r, enum sl_gemm_path path,
     if (w->rows % 8 || (uintptr_t)p->out % 16) return SUMS;
     if (path == SL_PATH_BLOCK && r->n % 8) return SUMS; /* rows are made up to 8 */
     int adds = (p->flags & SL_MATMUL_ADD) || p->bias;
-    if (!adds || w->cols > ADD_COLS_MAX) return STRAIGHT;
-    return path == SL_PATH_HALF ? SUMS : SHORT_SUMS;
+    if (path == SL_PATH_HALF || !adds || w->cols > ADD_COLS_MAX) return STRAIGHT;
+    return SHORT_SUMS;
 }
 
 static void product(const struct sl_gemm_run *r, enum sl_gemm_path path, const struct sl_product *p,
@@ -77,11 +77,12 @@ static void half_products(const struct sl_gemm_run *r, const enum sl_gemm_path *
     int n = 0;
     for (int i = 0; i < count; i++)
         if (reads_halfs(path[i]) && !sl_gemm_weight(p[i].w)->order) w[n++] = sl_gemm_weight(p[i].w);
+    struct sl_gemm_run wide = sl_gemm_wide(r);
     if (n) sl_cuda_level(r->c, r->x, r->n, r->cols, w, n, r->level);
     n = 0;
     for (int i = 0; i < count; i++)
         if (reads_halfs(path[i]) && !sl_gemm_weight(p[i].w)->order)
-            product(r, path[i], &p[i], &r->level[n++]);
+            product(&wide, path[i], &p[i], &r->level[n++]);
     for (int i = 0; i < count; i++) {
         if (!reads_halfs(path[i]) || !sl_gemm_weight(p[i].w)->order) continue;
         struct sl_gemm_run o = sl_gemm_in_order(r, sl_gemm_weight(p[i].w), r->rows);
@@ -141,8 +142,8 @@ void sl_cuda_gemm(struct sl_cuda *c, const void *x, int n, const struct sl_produ
     for (int i = 0; i < n_products; i++) {
         enum sl_gemm_path path = sl_gemm_path_of(c, sl_gemm_weight(p[i].w), n, 0);
         SL_ASSERT(sl_gemm_weight(p[i].w)->cols == cols);
-        if (!reads_halfs(path) && path != SL_PATH_PLAIN && bytes < sl_cuda_pad(cols))
-            bytes = sl_cuda_pad(cols);
+        if (path == SL_PATH_PLAIN) continue; /* reads the rows as they are */
+        if (!reads_halfs(path) && bytes < sl_cuda_pad(cols)) bytes = sl_cuda_pad(cols);
         if (sl_gemm_weight(p[i].w)->order) bytes = stride;
     }
     int most = sl_gemm_rows_at_once(n, bytes);
@@ -181,6 +182,7 @@ static void prepare(const struct sl_gemm_run *r, const struct unit *u, struct sl
     if (u->path[0] == SL_PATH_PLAIN || u->path[0] == SL_PATH_ROW || u->path[0] == SL_PATH_BLOCK)
         return;
     if (!w[0]->order && !w[1]->order) {
+        if (reads_halfs(u->path[0])) half[0] = half[1] = sl_gemm_wide(r);
         sl_cuda_level(r->c, r->x, r->n, r->cols, w, 2, r->level);
         half[1].level = r->level + 1;
         if (!reads_halfs(u->path[0]))
@@ -199,8 +201,8 @@ static void prepare(const struct sl_gemm_run *r, const struct unit *u, struct sl
 static void run_unit(const struct sl_gemm_run *r, const struct unit *u)
 {
     struct sl_gemm_run both[2];
-    int rows = u->w[0]->rows, piece = sl_gemm_piece(r, u->path[0], u->w[0], 4);
     prepare(r, u, both);
+    int rows = u->w[0]->rows, piece = sl_gemm_piece(&both[0], u->path[0], u->w[0], 4);
     for (int first = 0; first < rows; first += piece) {
         int m = rows - first < piece ? rows - first : piece;
         struct sl_cuda_glu_piece g = {.act = u->act,
@@ -244,8 +246,8 @@ void sl_cuda_gemm_gate_up(struct sl_cuda *c, enum sl_act act, const void *x, int
     SL_ASSERT(n >= 0 && u.w[0]->rows == u.w[1]->rows && u.w[0]->cols == u.w[1]->cols);
     choose_paths(c, &u, n);
     int64_t cols = u.w[0]->cols, stride = sl_cuda_row_stride(cols);
-    int ordered = u.w[0]->order || u.w[1]->order;
-    int most = sl_gemm_rows_at_once(n, ordered ? 2 * stride : sl_cuda_pad(cols));
+    int ordered = u.w[0]->order || u.w[1]->order, plain = u.path[0] == SL_PATH_PLAIN;
+    int most = sl_gemm_rows_at_once(n, plain ? 1 : ordered ? 2 * stride : sl_cuda_pad(cols));
     for (int at = 0; at < n; at += most) {
         struct sl_gemm_run r =
             sl_gemm_run_of(c, (const char *)x + at * stride, n - at < most ? n - at : most, cols);

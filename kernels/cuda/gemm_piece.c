@@ -8,7 +8,7 @@
  *   stored weights that are halfs, where a pass over the sums costs less than one over the weight:
  *          multiplied as they lie, factors of rows afterwards
  *   half   everything else: tiles of the weight decoded to halfs, one product of halfs each
- *   plain  F32 weights, and what cuBLASLt refuses
+ *   plain  F32 weights, enormously wide ones, and what cuBLASLt refuses
  *
  * Whatever can be a factor of the whole product is one (alpha), what can be a scale of a row goes
  * into the product, so that sums reach `out` in one pass, residual included. Scratch is a fixed
@@ -18,16 +18,18 @@
 #include "base/sl_assert.h"
 #include "kernels/cuda/gemm.h"
 
-/* Bytes of scratch. Tiles and sums are written and read again at once: what stays below the L2
- * cache (50 to 128 MiB) hardly reaches memory. */
+/* Bytes of scratch. Sums are written and read again at once: what stays below the L2 cache (50 to
+ * 128 MiB) hardly reaches memory. Tiles are large because a product of few rows needs many of the
+ * weight's to keep all multiprocessors busy. */
 #define ROWS_BYTES ((size_t)64 << 20)
-#define TILE_BYTES ((size_t)32 << 20)
+#define TILE_BYTES ((size_t)64 << 20)
 #define SCALES_BYTES ((size_t)6 << 20)
 #define LEVEL_BYTES ((size_t)4096)
 #define ROWS_MAX                                                                                   \
     16384              /* activations taken at once: SCALES_BYTES and the smallest piece suffice   \
                         */
 #define PIECE 128      /* pieces of a weight are whole blocks of its rows */
+#define COLS_MAX 65536 /* columns up to which the smallest piece fits the scratch */
 #define PIECE_MAX 8192 /* rows of a weight in one product; cuBLASLt loses time on taller ones */
 
 size_t sl_cuda_gemm_scratch(const struct sl_backend_limits *l)
@@ -44,11 +46,20 @@ struct sl_gemm_run sl_gemm_run_of(struct sl_cuda *c, const void *x, int n, int64
     r.x = (char *)(uintptr_t)x; /* levelling writes to it */
     r.rows = c->scratch;
     r.tile = r.rows + ROWS_BYTES;
+    r.tile_bytes = TILE_BYTES;
     r.sums = r.tile + TILE_BYTES;
     r.grid = (float *)(void *)(r.sums + SL_GEMM_SUMS_BYTES);
     r.scales = r.grid + SL_GEMM_GRID_BYTES / 4;
     r.level = (struct sl_cuda_level *)(void *)(r.scales + SCALES_BYTES / 4);
     return r;
+}
+
+struct sl_gemm_run sl_gemm_wide(const struct sl_gemm_run *r)
+{
+    struct sl_gemm_run wide = *r;
+    wide.tile = r->rows; /* the tile's own part follows */
+    wide.tile_bytes += ROWS_BYTES;
+    return wide;
 }
 
 int sl_gemm_rows_at_once(int n, int64_t bytes)
@@ -68,7 +79,7 @@ enum sl_gemm_path sl_gemm_path_of(const struct sl_cuda *c, const struct sl_cuda_
                                   int unit)
 {
     enum sl_lt_sums sums = unit ? SL_LT_F16 : SL_LT_F32;
-    if (w->code_kind == SL_CUDA_F32 || !c->lt) return SL_PATH_PLAIN;
+    if (w->code_kind == SL_CUDA_F32 || w->cols > COLS_MAX || !c->lt) return SL_PATH_PLAIN;
     int fp8 = w->code_kind == SL_CUDA_E4M3 && w->min_kind == SL_CUDA_MIN_NONE && w->offset == 0 &&
               !w->order && w->rows % 16 == 0;
     if (fp8 && w->scale_kind == SL_CUDA_SCALE_NONE) {
@@ -145,8 +156,9 @@ static struct sl_lt_gemm half_gemm(const struct sl_gemm_run *r, const struct sl_
     return g;
 }
 
-/* Block scales: one factor for the whole weight (its largest is taken), rows are levelled. The
- * weight's scales, and codes if they are not its own, are made in the tile's scratch. */
+/* Block scales: rows are levelled, and factors of the weight's rows either are powers of two, which
+ * go into E8M0 scales, or one for all (NVFP4). The weight's scales, and codes if they are not its
+ * own, are made in the tile's scratch. */
 static struct sl_lt_gemm scaled_gemm(const struct sl_gemm_run *r, enum sl_gemm_path path,
                                      const struct sl_cuda_weight *w,
                                      const struct sl_cuda_level *level, int first, int m,
@@ -155,7 +167,8 @@ static struct sl_lt_gemm scaled_gemm(const struct sl_gemm_run *r, enum sl_gemm_p
     struct sl_lt_gemm g = gemm_of(r, w, first, m, t);
     int expand = w->code_kind == SL_CUDA_E2M1 && path == SL_PATH_MX;
     char *scales = r->tile + (expand ? sl_gemm_round_up(m * (int64_t)w->cols_padded, 512) : 0);
-    sl_cuda_mx_weight(r->c, w, first, m, expand ? r->tile : NULL, scales);
+    sl_cuda_mx_weight(r->c, w, first, m, path == SL_PATH_MX ? &level->top : NULL,
+                      expand ? r->tile : NULL, scales);
     g.a_scale = scales;
     if (expand) g.a = r->tile, g.a_stride = w->cols_padded;
     g.kind = path == SL_PATH_MX ? SL_LT_MXFP8 : SL_LT_NVFP4;
@@ -230,9 +243,9 @@ int sl_gemm_piece(const struct sl_gemm_run *r, enum sl_gemm_path path,
                   const struct sl_cuda_weight *w, int sum_bytes)
 {
     int64_t most = PIECE_MAX, best = 0, least = INT64_MAX;
-    if (path == SL_PATH_HALF) most = (int64_t)(TILE_BYTES / 2) / w->cols_padded;
+    if (path == SL_PATH_HALF) most = (int64_t)(r->tile_bytes / 2) / w->cols_padded;
     if (path == SL_PATH_MX || path == SL_PATH_NV) /* codes and scales, or scales: in whole tiles */
-        most = (int64_t)TILE_BYTES / (2 * w->cols_padded);
+        most = (int64_t)r->tile_bytes / (2 * w->cols_padded);
     if (sum_bytes && most > (int64_t)SL_GEMM_SUMS_BYTES / sum_bytes / r->n_padded)
         most = (int64_t)SL_GEMM_SUMS_BYTES / sum_bytes / r->n_padded;
     most = most / PIECE * PIECE;

@@ -7,13 +7,14 @@
 #include "kernels/cuda/gemm_steps.h"
 #include "kernels/cuda/row.cuh"
 
-namespace {
+namespace
+{
 
 /* A block makes TILE x TILE sums, a thread 4 x 4 of them, STEP columns at a time. */
 constexpr int TILE = 64, STEP = 16, THREADS = 256, EACH = 4;
 
-__global__ void __launch_bounds__(THREADS) plain(const struct sl_cuda_weight w,
-                                                 const struct sl_cuda_plain p)
+__global__ void __launch_bounds__(THREADS)
+    plain(const struct sl_cuda_weight w, const struct sl_cuda_plain p)
 {
     __shared__ float a[STEP][TILE + 4], b[STEP][TILE + 4];
     sl_next();
@@ -25,8 +26,7 @@ __global__ void __launch_bounds__(THREADS) plain(const struct sl_cuda_weight w,
         for (int i = threadIdx.x; i < TILE * STEP; i += THREADS) {
             int r = i / STEP, k = k0 + i % STEP;
             bool inside = k < w.cols;
-            a[i % STEP][r] =
-                inside && m0 + r < p.m ? sl_cuda_element(w, p.first + m0 + r, k) : 0;
+            a[i % STEP][r] = inside && m0 + r < p.m ? sl_cuda_element(w, p.first + m0 + r, k) : 0;
             float x = 0;
             if (inside && n0 + r < p.n) {
                 const float *head = sl_row_head(p.x, n0 + r, w.cols);

@@ -27,10 +27,12 @@ struct sl_gemm_run {
     char *x;         /* product rows [n][cols] */
     int n, n_padded; /* n_padded: a multiple of 8 */
     int64_t cols;
-    char *rows;                  /* codes of quantized rows, or rows in an order of columns */
-    float *scales;               /* of quantized rows */
-    float *grid;                 /* SL_GEMM_GRID_BYTES: scales of a weight in blocks */
-    char *tile, *sums;           /* decoded weights; SL_GEMM_SUMS_BYTES */
+    char *rows;    /* codes of quantized rows, or rows in an order of columns */
+    float *scales; /* of quantized rows */
+    float *grid;   /* SL_GEMM_GRID_BYTES: scales of a weight in blocks */
+    char *tile;    /* decoded weights */
+    size_t tile_bytes;
+    char *sums;                  /* SL_GEMM_SUMS_BYTES */
     struct sl_cuda_level *level; /* [SL_GEMM_PRODUCTS_MAX] */
 };
 
@@ -64,6 +66,9 @@ struct sl_gemm_run sl_gemm_run_of(struct sl_cuda *c, const void *x, int n, int64
 /* The run of the same rows with columns in the order of w, made at `at`. */
 struct sl_gemm_run sl_gemm_in_order(const struct sl_gemm_run *r, const struct sl_cuda_weight *w,
                                     char *at);
+
+/* The run when nothing is in run.rows: decoded weights may have that too. */
+struct sl_gemm_run sl_gemm_wide(const struct sl_gemm_run *r);
 
 /* Bytes of the scales that sl_cuda_grid() makes of w. */
 size_t sl_gemm_grid_bytes(const struct sl_cuda_weight *w);

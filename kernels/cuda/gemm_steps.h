@@ -29,9 +29,10 @@ void sl_cuda_mx_rows(struct sl_cuda *c, const void *x, int n, int64_t cols, int 
                      void *scales);
 
 /* Scales of rows [first, first + m) of w, bytes per group, as lt.h has them; with `codes` also E2M1
- * codes of MXFP4 as E4M3 [m][cols_padded]. */
+ * codes of MXFP4 as E4M3 [m][cols_padded]. With `top` E8M0 scales are multiplied by row factor /
+ * *top, which must be powers of two. */
 void sl_cuda_mx_weight(struct sl_cuda *c, const struct sl_cuda_weight *w, int first, int m,
-                       void *codes, void *scales);
+                       const float *top, void *codes, void *scales);
 
 /* Column k of out = column order[k] of x, both product rows [n][cols]. */
 void sl_cuda_gather_rows(struct sl_cuda *c, const void *x, int n, int64_t cols,

@@ -1,7 +1,7 @@
 /* lt.c - see lt.h. Descriptors live on the stack for the length of a call; the algorithm that
- * cuBLASLt's heuristic proposes is asked for once per shape, so that in the steady state a product
- * is one launch and no search. Alpha and beta are read from device memory: factors that only the
- * device knows cost nothing. */
+ * cuBLASLt's heuristic proposes is asked for once per shape, numbers of rows in buckets, so that in
+ * the steady state a product is one launch and no search. Alpha and beta are read from device
+ * memory: factors that only the device knows cost nothing. */
 #include "kernels/cuda/lt.h"
 
 #include <cublasLt.h>
@@ -12,6 +12,7 @@
 
 #define ALGOS 1024 /* shapes remembered; the oldest of a slot is forgotten */
 #define WAYS 4
+#define ALIGN 16       /* bytes: what pointers of a product are aligned to at least */
 #define FACTS_MAX 2048 /* bytes */
 
 struct shape {
@@ -85,7 +86,7 @@ int sl_lt_fits(const struct sl_lt_gemm *g)
     int64_t d_bytes = g->d_stride * (g->sums == SL_LT_F32 ? 4 : 2);
     uintptr_t all = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->d | (uintptr_t)d_bytes;
     if (g->m % align || g->k % align || g->a_stride % align || g->b_stride % align) return 0;
-    return all % 16 == 0 && (g->kind != SL_LT_FP8_BLOCK || g->n % 8 == 0);
+    return all % ALIGN == 0 && (g->kind != SL_LT_FP8_BLOCK || g->n % 8 == 0);
 }
 
 static int set(struct call *l, cublasLtMatmulDescAttributes_t name, const void *value, size_t n)
@@ -133,13 +134,19 @@ static uint64_t hash_of(const struct shape *s)
 
 static void search(struct sl_cuda_lt *lt, const struct call *l, struct algo *to)
 {
+    static const cublasLtMatmulPreferenceAttributes_t ALIGNMENTS[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t found;
     size_t workspace = SL_CUDA_LT_WORKSPACE;
+    uint32_t align = ALIGN;
     int n = 0;
     cublasLtMatmulPreferenceInit(&preference);
     cublasLtMatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace, sizeof workspace);
+    for (int i = 0; i < 4; i++)
+        cublasLtMatmulPreferenceSetAttribute(&preference, ALIGNMENTS[i], &align, sizeof align);
     cublasStatus_t s =
         cublasLtMatmulAlgoGetHeuristic(lt->handle, (void *)&l->desc, (void *)&l->a, (void *)&l->b,
                                        (void *)&l->d, (void *)&l->d, &preference, 1, &found, &n);
@@ -147,43 +154,64 @@ static void search(struct sl_cuda_lt *lt, const struct call *l, struct algo *to)
     if (!to->refused) to->algo = found.algo;
 }
 
-/* The algorithm for this shape, from memory or searched for. */
-static struct algo *algo_for(struct sl_cuda_lt *lt, const struct sl_lt_gemm *g,
-                             const struct call *l)
+/* The algorithm for this shape, from memory or searched for; NULL when there is none. */
+static struct algo *algo_for(struct sl_cuda_lt *lt, const struct sl_lt_gemm *g)
 {
-    struct shape s;
-    memset(&s, 0, sizeof s); /* compared as bytes */
-    s.kind = g->kind, s.sums = g->sums, s.add = g->add != 0;
-    s.m = g->m, s.n = g->n, s.k = g->k;
-    s.a_stride = g->a_stride, s.b_stride = g->b_stride, s.d_stride = g->d_stride;
+    struct shape s = {.kind = g->kind,
+                      .sums = g->sums,
+                      .add = g->add != 0,
+                      .m = g->m,
+                      .n = g->n,
+                      .k = g->k,
+                      .a_stride = g->a_stride,
+                      .b_stride = g->b_stride,
+                      .d_stride = g->d_stride};
     struct algo *slot = &lt->algos[hash_of(&s) % (ALGOS / WAYS) * WAYS], *oldest = slot;
     for (int i = 0; i < WAYS; i++) {
         if (slot[i].used && memcmp(&slot[i].shape, &s, sizeof s) == 0) {
             slot[i].used = ++lt->uses;
-            return &slot[i];
+            return slot[i].refused ? NULL : &slot[i];
         }
         if (slot[i].used < oldest->used) oldest = &slot[i];
     }
+    struct call l;
     oldest->shape = s;
     oldest->used = ++lt->uses;
-    search(lt, l, oldest);
-    return oldest;
+    oldest->refused = describe(&l, g);
+    if (!oldest->refused) search(lt, &l, oldest);
+    return oldest->refused ? NULL : oldest;
 }
 
-int sl_lt_run(struct sl_cuda *c, const struct sl_lt_gemm *g)
+/* Numbers of rows that share an algorithm, by the largest of them: searching depends on the shape
+ * alone, never on what was multiplied before. */
+static int64_t bucket_of(int64_t n)
+{
+    int64_t step = n <= 512 ? 64 : n <= 4096 ? 256 : 1024;
+    return (n + step - 1) / step * step;
+}
+
+static int run(struct sl_cuda *c, const struct sl_lt_gemm *g, int64_t n)
 {
     struct sl_cuda_lt *lt = c->lt;
+    struct sl_lt_gemm searched = *g;
     struct call l;
-    if (!sl_lt_fits(g) || describe(&l, g)) return SL_EUNSUPPORTED;
-    struct algo *algo = algo_for(lt, g, &l);
-    if (algo->refused) return SL_EUNSUPPORTED;
+    searched.n = n;
+    struct algo *algo = algo_for(lt, &searched);
+    if (!algo || describe(&l, g)) return SL_EUNSUPPORTED;
     const float *alpha = g->alpha ? g->alpha : lt->constants + ONE;
     const float *beta = lt->constants + (g->add ? ONE : ZERO);
     cublasStatus_t s =
         cublasLtMatmul(lt->handle, &l.desc, alpha, g->a, &l.a, g->b, &l.b, beta, g->d, &l.d, g->d,
                        &l.d, &algo->algo, lt->workspace, SL_CUDA_LT_WORKSPACE, c->stream);
-    if (s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE) algo->refused = 1;
     return s == CUBLAS_STATUS_SUCCESS ? 0 : SL_EUNSUPPORTED;
+}
+
+int sl_lt_run(struct sl_cuda *c, const struct sl_lt_gemm *g)
+{
+    int64_t bucket = bucket_of(g->n);
+    if (!sl_lt_fits(g)) return SL_EUNSUPPORTED;
+    if (run(c, g, bucket) == 0) return 0;
+    return bucket == g->n ? SL_EUNSUPPORTED : run(c, g, g->n);
 }
 
 int sl_cuda_lt_create(struct sl_cuda *c, struct sl_err *err)

@@ -41,10 +41,10 @@ static __device__ __forceinline__ __half2 largest(uint4 v, __half2 top)
 static __device__ __forceinline__ uint32_t codes4(uint32_t lo, uint32_t hi, float by)
 {
     float2 a = __half22float2(as_half2(lo)), b = __half22float2(as_half2(hi));
-    uint32_t p = __nv_cvt_float2_to_fp8x2(make_float2(a.x * by, a.y * by), __NV_SATFINITE,
-                                          __NV_E4M3);
-    uint32_t q = __nv_cvt_float2_to_fp8x2(make_float2(b.x * by, b.y * by), __NV_SATFINITE,
-                                          __NV_E4M3);
+    uint32_t p =
+        __nv_cvt_float2_to_fp8x2(make_float2(a.x * by, a.y * by), __NV_SATFINITE, __NV_E4M3);
+    uint32_t q =
+        __nv_cvt_float2_to_fp8x2(make_float2(b.x * by, b.y * by), __NV_SATFINITE, __NV_E4M3);
     return p | q << 16;
 }
 
@@ -124,7 +124,8 @@ static __global__ void quantize_block(const void *x, int64_t stride, int n, int 
         if (p >= pieces) continue;
         float by = top > 0 ? E4M3_MAX / top : 0;
         codes[static_cast<int64_t>(i) * pieces + p] = codes8(v, by);
-        if (p % 16 == 0) scales[static_cast<int64_t>(p / 16) * n_padded + i] = scale * (top / E4M3_MAX);
+        if (p % 16 == 0)
+            scales[static_cast<int64_t>(p / 16) * n_padded + i] = scale * (top / E4M3_MAX);
     }
 }
 
@@ -147,8 +148,7 @@ static __global__ void gather_row(const char *x, int64_t stride, int cols, int p
     char *to = out + blockIdx.x * stride;
     const __half *in = reinterpret_cast<const __half *>(from + SL_CUDA_ROW_HEAD);
     __half *made = reinterpret_cast<__half *>(to + SL_CUDA_ROW_HEAD);
-    if (threadIdx.x == 0)
-        *reinterpret_cast<float *>(to) = *reinterpret_cast<const float *>(from);
+    if (threadIdx.x == 0) *reinterpret_cast<float *>(to) = *reinterpret_cast<const float *>(from);
     for (int k = threadIdx.x; k < padded; k += blockDim.x)
         made[k] = k < cols ? in[order[k]] : __float2half(0);
 }
@@ -167,10 +167,10 @@ static __global__ void copy_grid(const float *grid, int stride, int blocks, int 
     sl_next();
     sl_wait();
     for (int j = threadIdx.x; j < padded; j += blockDim.x)
-        out[blockIdx.x * padded + j] =
-            j < blocks ? grid[static_cast<int64_t>(blockIdx.x) * stride + j] *
-                             row[blockIdx.x * SL_FP8_BLOCK]
-                       : 0;
+        out[blockIdx.x * padded + j] = j < blocks
+                                           ? grid[static_cast<int64_t>(blockIdx.x) * stride + j] *
+                                                 row[blockIdx.x * SL_FP8_BLOCK]
+                                           : 0;
 }
 
 extern "C" void sl_cuda_grid(struct sl_cuda *c, const struct sl_cuda_weight *w, float *out)

@@ -1,6 +1,6 @@
 /* quantize_mx.cu - operands of block-scaled products on datacenter Blackwell (cuBLASLt, tcgen05):
- * rows and weights as MXFP8 (E4M3 with E8M0 per 32 columns), rows as NVFP4 (E2M1 with UE4M3 per 16),
- * and scales brought from rows to the tiles of 128 x 4 that the tensor cores read (lt.h).
+ * rows and weights as MXFP8 (E4M3 with E8M0 per 32 columns), rows as NVFP4 (E2M1 with UE4M3 per
+ * 16), and scales brought from rows to the tiles of 128 x 4 that the tensor cores read (lt.h).
  *
  * OCP Microscaling Formats 1.0 (2023). MXFP4 weights become MXFP8 without loss: every E2M1 is an
  * E4M3, and the groups are the same. Levelled rows are taken: their one scale is the product's.
@@ -14,7 +14,8 @@
 #include "kernels/cuda/lt.h"
 #include "kernels/cuda/row.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 256;
 constexpr float E4M3_MAX = 448, E2M1_MAX = 6;
@@ -43,7 +44,8 @@ static __device__ __forceinline__ uint32_t e2m1_of(float v)
     return code | (v < 0 ? 8u : 0u);
 }
 
-/* A thread takes GROUP halfs: one scale. GROUP 32: MXFP8; 16: NVFP4, of elements / SL_NVFP4_STEP. */
+/* A thread takes GROUP halfs: one scale. GROUP 32: MXFP8; 16: NVFP4, of elements / SL_NVFP4_STEP.
+ */
 template <int GROUP> __global__ void quantize_groups(const rows_job j)
 {
     sl_next();
@@ -51,8 +53,8 @@ template <int GROUP> __global__ void quantize_groups(const rows_job j)
     int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     int64_t row = at / j.groups, group = at % j.groups;
     if (row >= j.n) return;
-    const __half *in = reinterpret_cast<const __half *>(j.x + row * j.stride + SL_CUDA_ROW_HEAD) +
-                       group * GROUP;
+    const __half *in =
+        reinterpret_cast<const __half *>(j.x + row * j.stride + SL_CUDA_ROW_HEAD) + group * GROUP;
     float v[GROUP], top = 0;
 #pragma unroll
     for (int i = 0; i < GROUP; i += 8) {
@@ -92,8 +94,17 @@ struct weight_job {
     const uint8_t *codes, *scales;
     int64_t code_stride;
     int rows, groups;
+    const float *row, *top; /* E8M0 scales are multiplied by row / *top, a power of two; or NULL */
     uint8_t *out_codes, *out_scales;
 };
+
+/* The byte of scale * by; 255 is NaN, and stays one. */
+static __device__ __forceinline__ uint8_t e8m0_times(uint32_t byte, float by)
+{
+    if (byte == 255 || isnan(by)) return 255;
+    int e = (int)byte + (by > 0 ? ilogbf(by) : -255);
+    return (uint8_t)(e < 0 ? 0 : e > 254 ? 254 : e);
+}
 
 /* Scales of rows to tiles; for E2M1 in groups of 32 also the codes as E4M3. */
 __global__ void tile_scales(const weight_job j)
@@ -108,6 +119,7 @@ __global__ void tile_scales(const weight_job j)
         q = *reinterpret_cast<const uint4 *>(j.codes + row * j.code_stride + group * 16);
     sl_wait();
     if (!mine) return;
+    if (j.top) scale = e8m0_times(scale, j.row[row] / *j.top);
     j.out_scales[sl_lt_scale_at(row, group, j.groups)] = scale;
     if (!j.out_codes) return;
     const uint32_t in[4] = {q.x, q.y, q.z, q.w};
@@ -140,22 +152,31 @@ extern "C" void sl_cuda_mx_rows(struct sl_cuda *c, const void *x, int n, int64_t
 {
     if (n <= 0) return;
     SL_ASSERT(group == 16 || group == 32);
-    rows_job j = {static_cast<const char *>(x), sl_cuda_row_stride(cols), n,
-                  (int)(sl_cuda_pad(cols) / group), static_cast<uint8_t *>(codes),
+    rows_job j = {static_cast<const char *>(x),
+                  sl_cuda_row_stride(cols),
+                  n,
+                  (int)(sl_cuda_pad(cols) / group),
+                  static_cast<uint8_t *>(codes),
                   static_cast<uint8_t *>(scales)};
     int64_t pieces = (int64_t)n * j.groups;
-    sl_launch(c, group == 32 ? quantize_groups<32> : quantize_groups<16>, blocks_of(pieces), THREADS,
-              0, j);
+    sl_launch(c, group == 32 ? quantize_groups<32> : quantize_groups<16>, blocks_of(pieces),
+              THREADS, 0, j);
 }
 
 extern "C" void sl_cuda_mx_weight(struct sl_cuda *c, const struct sl_cuda_weight *w, int first,
-                                  int m, void *codes, void *scales)
+                                  int m, const float *top, void *codes, void *scales)
 {
+    SL_ASSERT(!top || w->scale_kind == SL_CUDA_SCALE_E8M0);
     SL_ASSERT(!codes || (w->code_kind == SL_CUDA_E2M1 && w->group == 32));
     int groups = (int)sl_cuda_groups(w);
     weight_job j = {static_cast<const uint8_t *>(w->code) + first * w->code_stride,
                     static_cast<const uint8_t *>(w->scale) + (int64_t)first * groups,
-                    w->code_stride, m, groups, static_cast<uint8_t *>(codes),
+                    w->code_stride,
+                    m,
+                    groups,
+                    w->row + first,
+                    top,
+                    static_cast<uint8_t *>(codes),
                     static_cast<uint8_t *>(scales)};
     sl_launch(c, tile_scales, blocks_of((int64_t)m * groups), THREADS, 0, j);
 }

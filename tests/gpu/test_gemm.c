@@ -240,6 +240,25 @@ static void test_decode(struct sl_cuda *c, const struct gpu_form *f, int rows, i
     gpu_weight_free(&w);
 }
 
+/* A row of infinities leaves its neighbours alone. */
+static void test_infinite_row(struct sl_cuda *c, const struct gpu_form *f)
+{
+    struct gpu_weight w;
+    int n = 70, rows = 128, cols = 256;
+    gpu_weight_make(f, rows, cols, 17, &w);
+    float *x = make_x(n, cols, 13), *out = malloc(sizeof *out * (size_t)(n * rows));
+    for (int k = 0; k < cols; k++) x[3 * cols + k] = ldexpf(1, 127);
+    void *rows_d = send_rows(x, n, cols);
+    struct sl_product p = {&w.handle, NULL, gpu_alloc(sizeof *out * (size_t)(n * rows)), 0};
+    sl_cuda_gemm(c, rows_d, n, &p, 1);
+    gpu_read(c, out, p.out, sizeof *out * (size_t)(n * rows));
+    double e = error_of(&w, x + 4 * cols, n - 4, out + 4 * rows, NULL, NULL);
+    check(e < (is_fp8(c, f) ? FP8_ERROR : HALF_ERROR), "infinite row", f->name, rows, cols, n, e);
+    gpu_free(rows_d), gpu_free(p.out);
+    free(x), free(out);
+    gpu_weight_free(&w);
+}
+
 /* Operands of Blackwell's block-scaled products: codes and tiled scales, read back on the host. */
 static void test_scaled_rows(struct sl_cuda *c, int group, int n, int cols)
 {
@@ -283,10 +302,13 @@ static void test_scaled_weight(struct sl_cuda *c, const struct gpu_form *f, int 
     gpu_weight_make(f, rows, cols, 31, &w);
     int64_t padded = w.w.cols_padded, groups = padded / 32;
     int first = 128, m = rows - first;
+    float top = 4, *top_d = gpu_copy(&top, sizeof top);
+    for (int i = 0; i < rows; i++) w.row[i] = ldexpf(1, i % 5 - 2);
+    w.w.row = gpu_copy(w.row, sizeof(float) * (size_t)rows);
     size_t bytes = (size_t)(m * padded), scales_bytes = (size_t)sl_lt_scale_bytes(m, groups);
     uint8_t *codes = malloc(bytes), *scales = malloc(scales_bytes);
     void *codes_d = gpu_alloc(bytes), *scales_d = gpu_alloc(scales_bytes);
-    sl_cuda_mx_weight(c, &w.w, first, m, codes_d, scales_d);
+    sl_cuda_mx_weight(c, &w.w, first, m, top_d, codes_d, scales_d);
     gpu_read(c, codes, codes_d, bytes);
     gpu_read(c, scales, scales_d, scales_bytes);
     int wrong = 0;
@@ -294,9 +316,9 @@ static void test_scaled_weight(struct sl_cuda *c, const struct gpu_form *f, int 
         for (int64_t k = 0; k < padded; k++)
             wrong += ldexpf(gpu_e4m3(codes[i * padded + k]),
                             scales[sl_lt_scale_at(i, k / 32, groups)] - 127) !=
-                     w.value[(first + i) * padded + k];
+                     w.value[(first + i) * padded + k] * w.row[first + i] / top;
     check(wrong == 0, "scaled weight", f->name, rows, cols, m, wrong);
-    gpu_free(codes_d), gpu_free(scales_d);
+    gpu_free(codes_d), gpu_free(scales_d), gpu_free(top_d), gpu_free((void *)(uintptr_t)w.w.row);
     free(codes), free(scales);
     gpu_weight_free(&w);
 }
@@ -362,6 +384,7 @@ int main(int argc, char **argv)
         sl_cuda_gemm(c, NULL, 0, NULL, 0); /* nothing is nothing */
         test_forms(c);
         for (int n = 1; n < 300; n += 97) test_group(c, n);
+        for (int f = 0; f < gpu_forms_n; f++) test_infinite_row(c, &gpu_forms[f]);
         test_pieces(c);
         test_scaled_rows(c, 32, 130, 328), test_scaled_rows(c, 16, 130, 328);
         test_scaled_rows(c, 32, 300, 1024), test_scaled_rows(c, 16, 300, 1024);
