@@ -57,13 +57,15 @@ static bool same_form(const struct sl_cuda_weight *a, const struct sl_cuda_weigh
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
-/* Places of a tile: about twice what an expert gets on average, so that most need one tile. */
-static int tile_rows(int n, int n_experts, int n_used)
+/* Places of a tile: about twice what an expert gets on average, so that most need one tile. A
+ * streamed tile's rows, x or hidden, must fit shared memory. */
+static int tile_rows(const struct sl_cuda *c, int n, int n_experts, int n_used, int cols)
 {
-    int mean = (int)((int64_t)n * n_used / n_experts);
-    if (mean <= 3) return 8;
-    if (mean <= 8) return 16;
-    return n <= SL_DECODE_ROWS_MAX || mean <= 24 ? SL_MOE_STREAM_ROWS_MAX : SL_MOE_GROUPED_ROWS;
+    int mean = (int)((int64_t)n * n_used / n_experts), rows = SL_MOE_STREAM_ROWS_MAX;
+    if (n > SL_DECODE_ROWS_MAX && mean > 24) return SL_MOE_GROUPED_ROWS;
+    if (mean <= 8) rows = mean <= 3 ? 8 : 16;
+    while (rows > 1 && rows * sl_moe_x_stride(cols) > c->smem_max - 2048) rows /= 2;
+    return rows;
 }
 
 static char *carve(char *base, size_t *at, size_t bytes)
@@ -103,7 +105,7 @@ size_t sl_cuda_moe_scratch(const struct sl_backend_limits *l, int n_experts, int
 {
     sl_moe_plan p;
     int n = SL_MAX(l->max_rows, 1);
-    size_t most = lay_out(&p, nullptr, n, n_experts, n_used, n_ff, dim, 8);
+    size_t most = lay_out(&p, nullptr, n, n_experts, n_used, n_ff, dim, 1);
     /* fewer rows may have whole rows of y where more have pieces */
     size_t y = (size_t)p.n_pairs * p.y_cols * sizeof(float);
     return p.y_cols < dim && y < Y_BYTES ? most + Y_BYTES - y : most;
@@ -118,7 +120,7 @@ void sl_cuda_moe(struct sl_cuda *c, const struct sl_moe *m, const struct sl_cuda
     SL_ASSERT(m->n_groups_used >= 1 && m->n_groups_used <= m->n_groups);
     if (n <= 0) return;
     sl_moe_plan p;
-    int rows = tile_rows(n, m->n_experts, m->n_used);
+    int rows = tile_rows(c, n, m->n_experts, m->n_used, SL_MAX(dim, m->n_ff));
     size_t bytes = lay_out(&p, (char *)c->scratch, n, m->n_experts, m->n_used, m->n_ff, dim, rows);
     SL_ASSERT(bytes <= c->scratch_bytes);
     sl_moe_router(c, m, x, n, p.logits);

@@ -2,8 +2,8 @@
  * blocks walk over (tile of rows of one expert, 256 weight rows) as the device's own list has them.
  *
  * A step is 64 columns. Activations are gathered by cp.async into a ring of stages; weights go from
- * memory to registers a step ahead and are decoded (decode.cuh) into one of two tiles of halfs
- * while the tensor cores multiply the other: each thread works on one weight row.
+ * memory to registers two steps ahead and are decoded (decode.cuh) into one of two tiles of halfs
+ * while the tensor cores multiply the other: each thread works on half a weight row.
  *
  * Gate and up are one product: of 16 rows of its tile the first 8 are gate's, the others up's, so
  * that a lane holds both sums of a unit. */
@@ -36,17 +36,17 @@ static constexpr __host__ __device__ int sl_grouped_ring(int cc)
 #define SL_GROUPED_GRID_UNIT 1024.0f
 #define SL_GROUPED_GRID_COLS 128 /* the one width of blocks (pack_form.c) */
 
-/* ---- weights: one row in each thread --------------------------------------------------------- */
+/* ---- weights: half a row's step in each thread ----------------------------------------------- */
 
 template <class F> struct sl_grouped_weights {
-    static constexpr int PIECES = SL_TILE_K / F::LANE_K, CHUNKS = F::LANE_K / 8;
+    static constexpr int OWN_K = SL_TILE_K / 2, PIECES = OWN_K / F::LANE_K, CHUNKS = F::LANE_K / 8;
     sl_weight_view w;
     const uint8_t *code;
     const float *grid_row;
     int row, steps; /* of the matrix */
-    typename F::raw raw[PIECES];
+    typename F::raw raw[2][PIECES];
     typename F::constant constant;
-    float grid;
+    float grid[2];
 
     __device__ __forceinline__ void begin(const sl_cuda_weight &weight, int row_)
     {
@@ -59,31 +59,34 @@ template <class F> struct sl_grouped_weights {
             grid_row = (const float *)w.scale + row / w.grid_rows * (int64_t)w.grid_stride;
     }
 
-    __device__ __forceinline__ void load(int step)
+    template <int BUFFER> __device__ __forceinline__ void load(int step)
     {
+        if (step >= steps) return;
+        int k = step * SL_TILE_K + threadIdx.x % 2 * OWN_K;
 #pragma unroll
-        for (int i = 0; i < PIECES; i++)
-            F::load(raw[i], w, code, row, step * SL_TILE_K + i * F::LANE_K);
-        if constexpr (F::GRID) grid = __ldg(grid_row + step * SL_TILE_K / SL_GROUPED_GRID_COLS);
+        for (int i = 0; i < PIECES; i++) F::load(raw[BUFFER][i], w, code, row, k + i * F::LANE_K);
+        if constexpr (F::GRID) grid[BUFFER] = __ldg(grid_row + k / SL_GROUPED_GRID_COLS);
     }
 
-    /* The loaded step as this thread's row of the tile at `shared`. */
-    __device__ __forceinline__ void decode(uint32_t shared) const
+    /* The loaded step as this thread's half of a row of the tile at `shared`. */
+    template <int BUFFER> __device__ __forceinline__ void decode(uint32_t shared) const
     {
 #pragma unroll
         for (int i = 0; i < PIECES; i++) {
-            typename F::scales s = F::unpack(raw[i], constant);
+            const typename F::raw &r = raw[BUFFER][i];
+            typename F::scales s = F::unpack(r, constant);
 #pragma unroll
             for (int j = 0; j < CHUNKS; j++) {
                 uint32_t p[4];
-                F::fragment(raw[i], s, constant, 2 * j, p[0], p[1]);
-                F::fragment(raw[i], s, constant, 2 * j + 1, p[2], p[3]);
+                F::fragment(r, s, constant, 2 * j, p[0], p[1]);
+                F::fragment(r, s, constant, 2 * j + 1, p[2], p[3]);
                 if constexpr (F::GRID) {
-                    uint32_t g = sl_bits(__float2half2_rn(grid * SL_GROUPED_GRID_UNIT));
+                    uint32_t g = sl_bits(__float2half2_rn(grid[BUFFER] * SL_GROUPED_GRID_UNIT));
 #pragma unroll
                     for (int e = 0; e < 4; e++) p[e] = sl_mul(p[e], g);
                 }
-                store(shared + sl_tile_at(threadIdx.x, i * CHUNKS + j), p);
+                store(shared + sl_tile_at(threadIdx.x / 2, threadIdx.x % 2 * 4 + i * CHUNKS + j),
+                      p);
             }
         }
     }
@@ -152,26 +155,35 @@ static __device__ __forceinline__ void sl_grouped_multiply(sl_grouped_weights<F>
     constexpr int RING = SL_GROUPED_RING;
     uint32_t ring = tiles + 2 * SL_GROUPED_WEIGHT_BYTES;
     const int steps = w.steps;
-    w.load(0);
+    w.template load<0>(0);
+    w.template load<1>(1);
 #pragma unroll
     for (int i = 0; i < RING - 1; i++) {
         if (i < steps) x.copy(ring + i * SL_GROUPED_STAGE_BYTES, i);
         sl_grouped_commit();
     }
-    w.decode(tiles);
-    if (1 < steps) w.load(1);
-    for (int i = 0; i < steps; i++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(RING - 2) : "memory");
-        sl_tile_publish();
-        __syncthreads(); /* step i is here, and what step i - 1 read is free */
-        sums.start(tiles + i % 2 * SL_GROUPED_WEIGHT_BYTES,
-                   ring + i % RING * SL_GROUPED_STAGE_BYTES, n, i > 0);
-        int next = i + RING - 1;
-        if (next < steps) x.copy(ring + next % RING * SL_GROUPED_STAGE_BYTES, next);
-        sl_grouped_commit();
-        if (i + 1 < steps) w.decode(tiles + (i + 1) % 2 * SL_GROUPED_WEIGHT_BYTES);
-        if (i + 2 < steps) w.load(i + 2);
-        sums.finish();
+    w.template decode<0>(tiles);
+    w.template load<0>(2);
+    auto step =
+        [&](int i,
+            auto next) { /* next: the buffer of step i + 1 */
+                         asm volatile("cp.async.wait_group %0;" ::"n"(RING - 2) : "memory");
+                         sl_tile_publish();
+                         __syncthreads(); /* step i is here, and what step i - 1 read is free */
+                         sums.start(tiles + (1 - next()) * SL_GROUPED_WEIGHT_BYTES,
+                                    ring + i % RING * SL_GROUPED_STAGE_BYTES, n, i > 0);
+                         int ahead = i + RING - 1;
+                         if (ahead < steps)
+                             x.copy(ring + ahead % RING * SL_GROUPED_STAGE_BYTES, ahead);
+                         sl_grouped_commit();
+                         if (i + 1 < steps)
+                             w.template decode<next()>(tiles + next() * SL_GROUPED_WEIGHT_BYTES);
+                         w.template load<next()>(i + 3);
+                         sums.finish();
+        };
+    for (int i = 0; i < steps; i += 2) {
+        step(i, std::integral_constant<int, 1>());
+        if (i + 1 < steps) step(i + 1, std::integral_constant<int, 0>());
     }
 }
 
@@ -193,7 +205,8 @@ sl_grouped_up_tile(const sl_moe_product &m, const sl_moe_plan &p, const sl_moe_t
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int unit0 = column * SL_TILE_WEIGHTS / 2; /* the tile's first unit: row of gate and of up */
     const sl_cuda_weight &gate = m.gate[tile.expert], &up = m.up[tile.expert];
-    w.begin(threadIdx.x & 8 ? up : gate, unit0 + threadIdx.x / 16 * 8 + threadIdx.x % 8);
+    int r = threadIdx.x / 2; /* the thread's row of the tile */
+    w.begin(r & 8 ? up : gate, unit0 + r / 16 * 8 + r % 8);
     x.begin([&](int i) { return sl_row_head(m.x, p.pair[tile.first + i] / m.n_used, m.cols); },
             tile.n);
     sl_grouped_multiply<F>(w, x, tile.n, tiles, sums);
@@ -231,7 +244,7 @@ sl_grouped_down_tile(const sl_moe_product &m, const sl_moe_plan &p, const sl_moe
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int row0 = m.first + column * SL_TILE_WEIGHTS, last = min(m.first + p.y_cols, m.rows);
     const sl_cuda_weight &down = m.gate[tile.expert];
-    w.begin(down, row0 + threadIdx.x);
+    w.begin(down, row0 + threadIdx.x / 2);
     x.begin([&](int i) { return sl_row_head(m.x, tile.first + i, m.cols); }, tile.n);
     sl_grouped_multiply<F>(w, x, tile.n, tiles, sums);
     sums.for_each(tile.n, [&](int row, int i, const float *sum) {
@@ -249,7 +262,7 @@ sl_grouped_down_tile(const sl_moe_product &m, const sl_moe_plan &p, const sl_moe
 /* ---- kernels --------------------------------------------------------------------------------- */
 
 template <class F, bool UP>
-static __global__ void __launch_bounds__(SL_TILE_THREADS, 1)
+static __global__ void __launch_bounds__(SL_TILE_THREADS, 2)
     sl_moe_grouped(const __grid_constant__ sl_moe_product m, const __grid_constant__ sl_moe_plan p)
 {
     extern __shared__ __align__(1024) char smem[];
@@ -281,7 +294,7 @@ static void sl_moe_grouped_launch(struct sl_cuda *c, const sl_moe_product *m, co
     smem += 1024; /* to align */
     auto *kernel = sl_moe_grouped<F, UP>;
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
-    sl_launch(c, kernel, c->sms, SL_TILE_THREADS, smem, *m, *p);
+    sl_launch(c, kernel, 2 * c->sms, SL_TILE_THREADS, smem, *m, *p);
 }
 
 #endif

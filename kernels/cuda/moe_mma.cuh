@@ -1,7 +1,7 @@
-/* moe_mma.cuh - the multiply-accumulate of the grouped product: a tile of 256 weight rows times N
+/* moe_mma.cuh - the multiply-accumulate of the grouped product: a tile of 128 weight rows times N
  * activation rows, both halfs in shared memory, 64 columns at a time. In two bodies, chosen by the
- * card: wgmma (Hopper, sm_90a: one warpgroup takes 128 weight rows), or mma.sync (a warp takes 64
- * by 64). What differs is which sums a thread holds; for_each() hides it.
+ * card: wgmma (Hopper, sm_90a: one warpgroup takes 64 weight rows), or mma.sync (a warp takes 64
+ * by 32). What differs is which sums a thread holds; for_each() hides it.
  *
  * Both operands lie as rows of 128 bytes whose eight 16-byte chunks are permuted by the row's
  * number: chunk c of row r at c ^ (r % 8). That is wgmma's 128-byte swizzle (PTX ISA, "asynchronous
@@ -17,7 +17,7 @@
 #define SL_MOE_WGMMA 0
 #endif
 
-#define SL_TILE_WEIGHTS 256 /* rows of the tile */
+#define SL_TILE_WEIGHTS 128 /* rows of the tile */
 #define SL_TILE_K 64        /* columns: 128 bytes of halfs */
 #define SL_TILE_THREADS 256
 
@@ -95,17 +95,14 @@ template <> __device__ __forceinline__ void sl_wgmma<128>(float *d, uint64_t a, 
 
 /* Sums of one thread. */
 struct sl_tile_sums {
-    float acc[2][64];
+    float acc[64];
 
     template <int N> __device__ __forceinline__ void start_all(uint64_t a, uint64_t b, int add)
     {
         hold();
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-        for (int k = 0; k < SL_TILE_K / 16; k++)
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-                sl_wgmma<N>(acc[m], a + (m * 64 * 128 >> 4) + 2 * k, b + 2 * k, add || k);
+        for (int k = 0; k < SL_TILE_K / 16; k++) sl_wgmma<N>(acc, a + 2 * k, b + 2 * k, add || k);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
     }
 
@@ -113,7 +110,7 @@ struct sl_tile_sums {
      * addresses of both tiles. */
     __device__ __forceinline__ void start(uint32_t a, uint32_t b, int n, int add)
     {
-        uint64_t da = sl_tile_descriptor(a + threadIdx.x / 128 * 128 * 128);
+        uint64_t da = sl_tile_descriptor(a + threadIdx.x / 128 * 64 * 128);
         uint64_t db = sl_tile_descriptor(b);
         if (n <= 32)
             start_all<32>(da, db, add);
@@ -135,9 +132,7 @@ struct sl_tile_sums {
     __device__ __forceinline__ void hold()
     {
 #pragma unroll
-        for (int m = 0; m < 2; m++)
-#pragma unroll
-            for (int i = 0; i < 64; i++) asm volatile("" : "+f"(acc[m][i]));
+        for (int i = 0; i < 64; i++) asm volatile("" : "+f"(acc[i]));
     }
 
     /* f(row, column, sums): 16 weight rows from `row`, 8 activation rows from `column` < n; a
@@ -146,10 +141,8 @@ struct sl_tile_sums {
     {
         int warp = threadIdx.x / 32;
 #pragma unroll
-        for (int m = 0; m < 2; m++)
-#pragma unroll
-            for (int j = 0; j < 16; j++)
-                if (8 * j < n) f(warp / 4 * 128 + m * 64 + warp % 4 * 16, 8 * j, acc[m] + 4 * j);
+        for (int j = 0; j < 16; j++)
+            if (8 * j < n) f(16 * warp, 8 * j, acc + 4 * j);
     }
 };
 
@@ -170,28 +163,26 @@ static __device__ __forceinline__ void sl_ldmatrix(uint32_t (&r)[4], uint32_t sh
 }
 
 struct sl_tile_sums {
-    float acc[4][8][4]; /* 64 weight rows, 64 activation rows */
+    float acc[4][4][4]; /* 64 weight rows, 32 activation rows */
 
     __device__ __forceinline__ void start(uint32_t a, uint32_t b, int n, int add)
     {
         int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        int row = warp / 2 * 64, column = warp % 2 * 64;
+        int row = warp / 4 * 64, column = warp % 4 * 32;
         if (!add) clear();
         if (column >= n) return;
 #pragma unroll
         for (int k = 0; k < SL_TILE_K / 16; k++) {
-            uint32_t x[4][4], w[4];
+            uint32_t x[2][4], w[4];
 #pragma unroll
-            for (int j = 0; j < 4; j++) /* columns 16j..: two n8, each both halves of k */
-                if (column + 16 * j < n)
-                    sl_ldmatrix(x[j], b + sl_tile_at(column + 16 * j + lane % 8 + lane / 16 * 8,
-                                                     2 * k + lane / 8 % 2));
+            for (int j = 0; j < 2; j++) /* columns 16j..: two n8, each both halves of k */
+                sl_ldmatrix(x[j], b + sl_tile_at(column + 16 * j + lane % 8 + lane / 16 * 8,
+                                                 2 * k + lane / 8 % 2));
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 sl_ldmatrix(w, a + sl_tile_at(row + 16 * i + lane % 16, 2 * k + lane / 16));
 #pragma unroll
-                for (int j = 0; j < 8; j++)
-                    if (column + 8 * j < n) multiply(acc[i][j], w, x[j / 2] + j % 2 * 2);
+                for (int j = 0; j < 4; j++) multiply(acc[i][j], w, x[j / 2] + j % 2 * 2);
             }
         }
     }
@@ -210,7 +201,7 @@ struct sl_tile_sums {
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 8; j++)
+            for (int j = 0; j < 4; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
     }
@@ -221,12 +212,12 @@ struct sl_tile_sums {
 
     template <class F> __device__ __forceinline__ void for_each(int n, const F &f)
     {
-        int warp = threadIdx.x / 32, column = warp % 2 * 64;
+        int warp = threadIdx.x / 32, column = warp % 4 * 32;
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 8; j++)
-                if (column + 8 * j < n) f(warp / 2 * 64 + 16 * i, column + 8 * j, acc[i][j]);
+            for (int j = 0; j < 4; j++)
+                if (column + 8 * j < n) f(warp / 4 * 64 + 16 * i, column + 8 * j, acc[i][j]);
     }
 };
 

@@ -109,8 +109,9 @@ static __global__ void router_small(sl_cuda_weight w, const float *bias, const v
 
 /* ---- many rows ------------------------------------------------------------------------------- */
 
-#define TILE_ROWS 64    /* 16 for each warp */
-#define TILE_EXPERTS 64 /* 8 columns of 8 */
+#define TILE_ROWS 64    /* 16 for each pair of warps */
+#define TILE_EXPERTS 64 /* 32 for each warp of a pair */
+#define TILE_THREADS 256
 #define TILE_K 32
 #define PAD_X 8 /* halfs and floats behind a row: no bank conflicts */
 #define PAD_W 4
@@ -131,89 +132,99 @@ static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* A piece of both operands on its way: 16 halfs of x, 16 weights in every thread. */
+/* A piece of both operands on its way: 8 halfs of x, 8 weights in every thread. */
 template <form F> struct piece {
-    uint32_t x[8];
-    float w[16];
+    uint4 x;
+    float w[8];
 
-    __device__ void load(const sl_cuda_weight &wt, const void *rows, int row, int n, int e, int k)
+    __device__ __forceinline__ void load(const sl_cuda_weight &wt, const void *rows, int row, int n,
+                                         int e, int k)
     {
-        int part = threadIdx.x % 2 * 16;
         const __half *half = sl_row_halfs(sl_row_head(rows, min(row, n - 1), wt.cols));
         if (wt.order) {
-            for (int i = 0; i < 8; i++) {
-                __half2 h = __floats2half2_rn(half_at(half, wt, k + part + 2 * i),
-                                              half_at(half, wt, k + part + 2 * i + 1));
-                x[i] = *(uint32_t *)&h;
-            }
+            __half2 h[4];
+            for (int i = 0; i < 4; i++)
+                h[i] = __floats2half2_rn(half_at(half, wt, k + 2 * i),
+                                         half_at(half, wt, k + 2 * i + 1));
+            x = *(const uint4 *)h;
         } else {
-            *(uint4 *)x = *(const uint4 *)(half + k + part);
-            *(uint4 *)(x + 4) = *(const uint4 *)(half + k + part + 8);
+            x = *(const uint4 *)(half + k);
         }
-        weights8<F>(wt, min(e, wt.rows - 1), k + part, w);
-        weights8<F>(wt, min(e, wt.rows - 1), k + part + 8, w + 8);
+        weights8<F>(wt, min(e, wt.rows - 1), k, w);
     }
 };
 
-struct tiles {
+/* Halfs are TF32 numbers as they are: F16 weights have no second part. */
+template <form F> struct tiles {
     __half x[TILE_ROWS][TILE_K + PAD_X];
-    uint32_t high[TILE_EXPERTS][TILE_K + PAD_W], low[TILE_EXPERTS][TILE_K + PAD_W];
+    uint32_t high[TILE_EXPERTS][TILE_K + PAD_W];
+    uint32_t low[F == FORM_F16 ? 1 : TILE_EXPERTS][TILE_K + PAD_W];
 
-    template <form F> __device__ void store(const piece<F> &p)
+    __device__ __forceinline__ void store(const piece<F> &p)
     {
-        int row = threadIdx.x / 2, k = threadIdx.x % 2 * 16;
-        *(uint4 *)&x[row][k] = *(const uint4 *)p.x;
-        *(uint4 *)&x[row][k + 8] = *(const uint4 *)(p.x + 4);
-        for (int i = 0; i < 16; i++) {
-            uint32_t h = tf32(p.w[i]);
-            high[row][k + i] = h;
-            low[row][k + i] = tf32(p.w[i] - __uint_as_float(h));
+        int row = threadIdx.x / 4, k = threadIdx.x % 4 * 8;
+        *(uint4 *)&x[row][k] = p.x;
+        uint32_t h[8], l[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            h[i] = tf32(p.w[i]);
+            l[i] = tf32(p.w[i] - __uint_as_float(h[i]));
+        }
+        *(uint4 *)&high[row][k] = *(const uint4 *)h;
+        *(uint4 *)&high[row][k + 4] = *(const uint4 *)(h + 4);
+        if constexpr (F != FORM_F16) {
+            *(uint4 *)&low[row][k] = *(const uint4 *)l;
+            *(uint4 *)&low[row][k + 4] = *(const uint4 *)(l + 4);
         }
     }
 
-    /* The warp's 16 rows by all experts of the tile. */
-    __device__ void add(float (&sum)[TILE_EXPERTS / 8][4]) const
+    /* The warp's 16 rows by its 32 experts. */
+    __device__ __forceinline__ void add(float (&sum)[4][4]) const
     {
-        int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, row = threadIdx.x / 32 * 16 + g;
+        int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+        int row = warp / 2 * 16 + g, expert = warp % 2 * 32 + g;
 #pragma unroll
         for (int k = t; k < TILE_K; k += 8) {
             uint32_t a[4];
+#pragma unroll
             for (int i = 0; i < 4; i++)
                 a[i] = __float_as_uint(__half2float(x[row + i % 2 * 8][k + i / 2 * 4]));
 #pragma unroll
-            for (int j = 0; j < TILE_EXPERTS / 8; j++) {
-                multiply(sum[j], a, low[8 * j + g][k], low[8 * j + g][k + 4]);
-                multiply(sum[j], a, high[8 * j + g][k], high[8 * j + g][k + 4]);
+            for (int j = 0; j < 4; j++) {
+                int e = expert + 8 * j;
+                if constexpr (F != FORM_F16) multiply(sum[j], a, low[e][k], low[e][k + 4]);
+                multiply(sum[j], a, high[e][k], high[e][k + 4]);
             }
         }
     }
 };
 
 template <form F>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(TILE_THREADS)
     router_large(sl_cuda_weight w, const float *bias, const void *x, int n, float *logits)
 {
-    __shared__ tiles s;
+    __shared__ __align__(16) tiles<F> s;
     int first_row = blockIdx.x * TILE_ROWS, first_expert = blockIdx.y * TILE_EXPERTS;
-    int row = first_row + threadIdx.x / 2, expert = first_expert + threadIdx.x / 2;
-    float sum[TILE_EXPERTS / 8][4] = {};
+    int row = first_row + threadIdx.x / 4, expert = first_expert + threadIdx.x / 4;
+    int part = threadIdx.x % 4 * 8;
+    float sum[4][4] = {};
     piece<F> p;
     sl_next();
     sl_wait();
-    p.load(w, x, row, n, expert, 0);
+    p.load(w, x, row, n, expert, part);
     for (int k = 0; k < w.cols_padded; k += TILE_K) {
         __syncthreads();
         s.store(p);
         __syncthreads();
-        if (k + TILE_K < w.cols_padded) p.load(w, x, row, n, expert, k + TILE_K);
+        if (k + TILE_K < w.cols_padded) p.load(w, x, row, n, expert, k + TILE_K + part);
         s.add(sum);
     }
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
 #pragma unroll
-    for (int j = 0; j < TILE_EXPERTS / 8; j++)
+    for (int j = 0; j < 4; j++)
         for (int i = 0; i < 4; i++) {
-            int r = first_row + threadIdx.x / 32 * 16 + g + i / 2 * 8;
-            int e = first_expert + 8 * j + 2 * t + i % 2;
+            int r = first_row + warp / 2 * 16 + g + i / 2 * 8;
+            int e = first_expert + warp % 2 * 32 + 8 * j + 2 * t + i % 2;
             if (r >= n || e >= w.rows) continue;
             float v = sum[j][i] * row_factor<F>(w, e) * *sl_row_head(x, r, w.cols);
             logits[(int64_t)r * w.rows + e] = v + (bias ? bias[e] : 0);
@@ -230,7 +241,7 @@ static void start(struct sl_cuda *c, const sl_cuda_weight &w, const float *bias,
         return;
     }
     dim3 grid((n + TILE_ROWS - 1) / TILE_ROWS, (w.rows + TILE_EXPERTS - 1) / TILE_EXPERTS);
-    sl_launch(c, router_large<F>, grid, THREADS, 0, w, bias, x, n, logits);
+    sl_launch(c, router_large<F>, grid, TILE_THREADS, 0, w, bias, x, n, logits);
 }
 
 void sl_moe_router(struct sl_cuda *c, const struct sl_moe *m, const void *x, int n, float *logits)

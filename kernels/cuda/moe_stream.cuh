@@ -1,9 +1,14 @@
-/* moe_stream.cuh - experts that meet few rows: their weights are streamed once (matmul_core.cuh). A
- * block takes 16 (gate and up) or 16 * DOWN_TILES rows (down) of one expert's weights and one tile
- * of its rows; blocks of tiles that the routing did not fill end at once.
+/* moe_stream.cuh - experts that meet few rows: their weights are streamed once, from memory to
+ * registers to operand A of mma.m16n8k16 (decode.cuh).
  *
- * A row's sums have the same bits in any tile, so tiles are as wide as the rows that an expert is
- * likely to get: a wide tile saves nothing when it is empty. */
+ * An expert's matrix is small, so what counts is that no warp waits for another and that there are
+ * many of them: a warp takes 16 weight rows over the whole of K, several steps ahead in flight,
+ * then the 16 rows that lie a block further, without a pause in the stream. The tile's activations
+ * are in shared memory, in the order of the decoder, before the first product. Of gate and up a
+ * warp takes 8 rows each, so that a lane holds both sums of a unit.
+ *
+ * A row's sums have the same bits in any tile and block, so tiles and blocks are as wide as suits
+ * the number of rows. */
 #ifndef SL_KERNELS_CUDA_MOE_STREAM_CUH
 #define SL_KERNELS_CUDA_MOE_STREAM_CUH
 
@@ -12,60 +17,232 @@
 #include "kernels/cuda/moe_plan.cuh"
 #include "kernels/cuda/row.cuh"
 
-#define SL_MOE_DOWN_TILES 2 /* of 16 weight rows */
+#define SL_MOE_WARPS_MAX 8
+#define SL_MOE_DEPTH 4    /* steps of weights in flight per warp: 32 bytes a lane each */
+#define SL_MOE_X_STEP 128 /* columns to whole numbers of which activations are filled up */
+#define SL_MOE_X_SKEW                                                                              \
+    64 /* bytes behind a row of them: the next begins in the other half of the banks */
+#define SL_MOE_CLUSTER_MAX 8 /* blocks that any card with clusters grants */
 
-/* Halfs of the tile's rows and their scales. */
-template <int NT> struct sl_moe_rows {
-    const char *half[8 * NT];
-    float scale[8 * NT];
+static inline __host__ __device__ int sl_moe_x_stride(int cols)
+{
+    return (cols + SL_MOE_X_STEP - 1) / SL_MOE_X_STEP * SL_MOE_X_STEP * 2 + SL_MOE_X_SKEW;
+}
+
+/* ---- activations ----------------------------------------------------------------------------- */
+
+/* Copies n product rows' halfs to shared memory: 16-byte pieces, those that the four lanes of a row
+ * read together side by side, halfs in the order of F's fragments. */
+template <class F, class ROW>
+static __device__ __forceinline__ void sl_moe_stage(const ROW &row, int n, int cols, char *smem)
+{
+    constexpr int U = F::LANE_K / 8; /* pieces of a lane's step */
+    int stride = sl_moe_x_stride(cols), units = (stride - SL_MOE_X_SKEW) / 16;
+    int whole = (int)sl_cuda_pad(cols) / 8;
+    for (int at = threadIdx.x; at < n * units; at += blockDim.x) {
+        int i = at / units, u = at % units;
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (u < whole) v = __ldcg((const uint4 *)sl_row_halfs(row(i)) + u);
+        uint32_t b[2][2];
+        sl_order<F::ORDER>(v, b);
+        int place = u / (4 * U) * (4 * U) + u % U * 4 + u / U % 4;
+        *(uint4 *)(smem + i * stride + 16 * place) = make_uint4(b[0][0], b[0][1], b[1][0], b[1][1]);
+    }
+}
+
+/* ---- the stream of one warp ------------------------------------------------------------------ */
+
+/* Rows h = 0: g of the first matrix; h = 1: g of the second (UP), or g + 8 of the same. `lane` are
+ * the matrices as seen from this lane's rows, so that a load has no products in its addresses. */
+template <class F, int NT, bool UP> struct sl_moe_warp {
+    const sl_cuda_weight *weight[UP ? 2 : 1];
+    sl_weight_view lane[2];
+    const float *grid_row[2];
+    typename F::constant constant;
+    typename F::raw raw[SL_MOE_DEPTH][2];
+    float grid[F::GRID ? SL_MOE_DEPTH : 1][2];
+    float acc[NT][4], sum[F::GRID ? NT : 1][4];
+    int row0, row_step; /* first row of the tile that is loaded; to the next one */
+    int cols, steps, turns;
+
+    __device__ __forceinline__ void begin(const sl_cuda_weight &first, const sl_cuda_weight &second,
+                                          int row, int step)
+    {
+        weight[0] = &first;
+        if constexpr (UP) weight[1] = &second;
+        constant = F::prepare(first);
+        row0 = row, row_step = step;
+        cols = first.cols_padded;
+        steps = (cols + F::STEP_K - 1) / F::STEP_K;
+        turns = (steps + SL_MOE_DEPTH - 1) / SL_MOE_DEPTH;
+        aim();
+#pragma unroll
+        for (int d = 0; d < SL_MOE_DEPTH; d++) load(d, d);
+    }
+
+    /* Sets `lane` to the rows from row0 on, repeated past the end. */
+    __device__ __forceinline__ void aim()
+    {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const sl_cuda_weight &w = *weight[UP ? h : 0];
+            sl_weight_view &v = lane[h];
+            v.open(w);
+            int row = min(row0 + (int)threadIdx.x % 32 / 4 + (UP ? 0 : 8 * h), w.rows - 1);
+            int64_t groups = row * (int64_t)v.groups, supers = row * (int64_t)v.supers * 2;
+            if constexpr (F::GRID)
+                grid_row[h] = (const float *)v.scale + row / v.grid_rows * (int64_t)v.grid_stride;
+            v.code += row * v.code_stride, v.high += row * v.high_stride;
+            v.scale += F::SCALE == SL_CUDA_SCALE_F16 ? 2 * groups : groups;
+            v.min += F::MIN == SL_CUDA_MIN_F16 ? 2 * groups : groups;
+            v.super += supers, v.supmin += supers;
+        }
+    }
+
+    /* Step `step` of the rows into buffer d; columns past the end repeat the last ones, which meet
+     * zeros. */
+    __device__ __forceinline__ void load(int d, int step)
+    {
+        if (step >= steps) return;
+        int k0 = step * F::STEP_K, k = min(k0 + (int)threadIdx.x % 4 * F::LANE_K, cols - F::LANE_K);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            F::load(raw[d][h], lane[h], lane[h].code, 0, k);
+            if constexpr (F::GRID) grid[d][h] = __ldg(grid_row[h] + k0 / SL_STAGE_K);
+        }
+    }
+
+    __device__ __forceinline__ void multiply(int d, int step, int n, uint32_t x, int stride)
+    {
+        int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        typename F::scales s[2] = {F::unpack(raw[d][0], constant), F::unpack(raw[d][1], constant)};
+#pragma unroll
+        for (int j = 0; j < F::LANE_K / 8; j++) {
+            uint4 b[NT];
+#pragma unroll
+            for (int c = 0; c < NT; c++)
+                if (8 * c < n)
+                    b[c] = sl_shared16(x + min(8 * c + g, n - 1) * stride + step * (2 * F::STEP_K) +
+                                       j * 64 + t * 16);
+#pragma unroll
+            for (int q = 0; q < 2; q++) {
+                uint32_t a[4];
+                F::fragment(raw[d][0], s[0], constant, 2 * j + q, a[0], a[2]);
+                F::fragment(raw[d][1], s[1], constant, 2 * j + q, a[1], a[3]);
+#pragma unroll
+                for (int c = 0; c < NT; c++)
+                    if (8 * c < n)
+                        sl_mma(acc[c], a[0], a[1], a[2], a[3], q ? b[c].z : b[c].x,
+                               q ? b[c].w : b[c].y);
+            }
+        }
+        if constexpr (F::GRID) {
+            /* scales are of 128 columns: with each step, or each second one */
+#pragma unroll
+            for (int c = 0; c < NT; c++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    sum[c][e] = fmaf(acc[c][e], grid[d][e / 2], sum[c][e]);
+                    acc[c][e] = 0;
+                }
+        }
+    }
+
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int c = 0; c < NT; c++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                acc[c][e] = 0;
+                if constexpr (F::GRID) sum[c][e] = 0;
+            }
+    }
+
+    /* Multiplies the rows that were loaded, and begins to load those row_step further when there
+     * are `more`. done(c, sums) for columns 8c.., sums as those of mma.m16n8. */
+    template <class DONE>
+    __device__ __forceinline__ void run(bool more, int n, uint32_t x, int stride, const DONE &done)
+    {
+        clear();
+        for (int turn = 0; turn < turns; turn++) {
+            bool last = turn + 1 == turns;
+            if (last && more) {
+                row0 += row_step;
+                aim();
+            }
+#pragma unroll
+            for (int d = 0; d < SL_MOE_DEPTH; d++) {
+                int step = turn * SL_MOE_DEPTH + d;
+                if (step < steps) multiply(d, step, n, x, stride);
+                if (!last || more) load(d, last ? d : step + SL_MOE_DEPTH);
+            }
+        }
+#pragma unroll
+        for (int c = 0; c < NT; c++)
+            if (8 * c < n) {
+                if constexpr (F::GRID)
+                    done(c, sum[c]);
+                else
+                    done(c, acc[c]);
+            }
+    }
 };
 
+/* ---- kernels --------------------------------------------------------------------------------- */
+
+/* Blocks: x: `rounds` times as many tiles of 16 rows as warps; y: the plan's tile. */
 template <class F, int NT>
-static __global__ void __launch_bounds__(SL_STREAM_THREADS)
+static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     sl_moe_stream_up(const __grid_constant__ sl_moe_product m,
-                     const __grid_constant__ sl_moe_plan p)
+                     const __grid_constant__ sl_moe_plan p, int rounds)
 {
     extern __shared__ __align__(1024) char smem[];
-    __shared__ sl_moe_rows<NT> rows;
+    __shared__ float scale[8 * NT];
     sl_next();
     sl_wait();
     if ((int)blockIdx.y >= *p.n_tiles) return;
     sl_moe_tile tile = p.tiles[blockIdx.y];
     const sl_cuda_weight &gate = m.gate[tile.expert], &up = m.up[tile.expert];
-    int row0 = blockIdx.x * 16;
-    sl_stream<F, 2, NT, 2> s;
-    s.begin(0, gate, row0);
-    s.begin(1, up, row0);
-    s.prefetch(gate.cols_padded);
-    if ((int)threadIdx.x < tile.n) {
-        const float *head = sl_row_head(m.x, p.pair[tile.first + threadIdx.x] / m.n_used, m.cols);
-        rows.half[threadIdx.x] = (const char *)sl_row_halfs(head);
-        rows.scale[threadIdx.x] = *head * F::UNIT;
-    }
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    int step = blockDim.x / 32 * 8, unit = blockIdx.x * step * rounds + warp * 8 + g;
+    sl_moe_warp<F, NT, true> w;
+    w.begin(gate, up, unit - g, step);
+    auto row = [&](int i) { return sl_row_head(m.x, p.pair[tile.first + i] / m.n_used, m.cols); };
+    if ((int)threadIdx.x < tile.n) scale[threadIdx.x] = __ldcg(row(threadIdx.x)) * F::UNIT;
+    sl_moe_stage<F>(row, tile.n, m.cols, smem);
     __syncthreads();
-    s.run([&](int i) { return rows.half[i]; }, tile.n, smem);
-    s.gather(smem, tile.n);
-    for (int at = threadIdx.x; at < 16 * tile.n; at += SL_STREAM_THREADS) {
-        int i = at / 16, r = at % 16, row = row0 + r;
-        float h = 0; /* padding */
-        if (row < m.rows) {
-            int64_t b = (int64_t)tile.expert * m.rows + row;
-            float g = s.total(smem, tile.n, r, i) * (gate.row[row] * rows.scale[i]);
-            float u = s.total(smem, tile.n, 16 + r, i) * (up.row[row] * rows.scale[i]);
-            if (m.gate_bias) g += m.gate_bias[b];
-            if (m.up_bias) u += m.up_bias[b];
-            h = sl_glu_half_range(sl_gated(m.act, g, u));
+    uint32_t x = (uint32_t)__cvta_generic_to_shared(smem);
+    int padded = (int)sl_cuda_pad(m.rows);
+    for (int r = 0; r < rounds && unit - g < padded; r++, unit += step) {
+        float gate_row = 0, up_row = 0, gate_bias = 0, up_bias = 0;
+        int64_t b = (int64_t)tile.expert * m.rows + unit;
+        if (unit < m.rows) {
+            gate_row = __ldg(gate.row + unit), up_row = __ldg(up.row + unit);
+            if (m.gate_bias) gate_bias = __ldg(m.gate_bias + b);
+            if (m.up_bias) up_bias = __ldg(m.up_bias + b);
         }
-        float *head = sl_row_head(p.hidden, tile.first + i, m.rows);
-        sl_row_halfs(head)[row] = __float2half_rn(h);
-        if (row == 0) *head = SL_CUDA_GLU_SCALE;
+        bool more = r + 1 < rounds && unit - g + step < padded;
+        w.run(more, tile.n, x, sl_moe_x_stride(m.cols), [&](int c, const float *sum) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                int i = 8 * c + 2 * t + e;
+                if (i >= tile.n) continue;
+                float *head = sl_row_head(p.hidden, tile.first + i, m.rows);
+                float h = sl_gated(m.act, sum[e] * (gate_row * scale[i]) + gate_bias,
+                                   sum[e + 2] * (up_row * scale[i]) + up_bias);
+                sl_row_halfs(head)[unit] =
+                    __float2half_rn(unit < m.rows ? sl_glu_half_range(h) : 0);
+                if (unit == 0) *head = SL_CUDA_GLU_SCALE;
+            }
+        });
     }
 }
 
 template <class F, int NT>
-static __global__ void __launch_bounds__(SL_STREAM_THREADS)
+static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     sl_moe_stream_down(const __grid_constant__ sl_moe_product m,
-                       const __grid_constant__ sl_moe_plan p)
+                       const __grid_constant__ sl_moe_plan p, int rounds)
 {
     extern __shared__ __align__(1024) char smem[];
     sl_next();
@@ -73,23 +250,33 @@ static __global__ void __launch_bounds__(SL_STREAM_THREADS)
     if ((int)blockIdx.y >= *p.n_tiles) return;
     sl_moe_tile tile = p.tiles[blockIdx.y];
     const sl_cuda_weight &down = m.gate[tile.expert];
-    constexpr int ROWS = 16 * SL_MOE_DOWN_TILES;
-    int row0 = m.first + blockIdx.x * ROWS, last = min(m.first + p.y_cols, m.rows);
-    sl_stream<F, SL_MOE_DOWN_TILES, NT> s;
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    int step = blockDim.x / 32 * 16, last = min(m.first + p.y_cols, m.rows);
+    int row0 = m.first + blockIdx.x * step * rounds + warp * 16;
+    sl_moe_warp<F, NT, false> w;
+    w.begin(down, down, row0, step);
+    sl_moe_stage<F>([&](int i) { return sl_row_head(m.x, tile.first + i, m.cols); }, tile.n, m.cols,
+                    smem);
+    __syncthreads();
+    uint32_t x = (uint32_t)__cvta_generic_to_shared(smem);
+    for (int r = 0; r < rounds && row0 < last; r++, row0 += step) {
+        float factor[2], bias[2] = {0, 0};
 #pragma unroll
-    for (int i = 0; i < SL_MOE_DOWN_TILES; i++) s.begin(i, down, row0 + 16 * i);
-    s.prefetch(down.cols_padded);
-    int64_t stride = sl_cuda_row_stride(m.cols);
-    const char *first = (const char *)m.x + tile.first * stride + SL_CUDA_ROW_HEAD;
-    s.run([&](int i) { return first + i * stride; }, tile.n, smem);
-    s.gather(smem, tile.n);
-    for (int at = threadIdx.x; at < ROWS * tile.n; at += SL_STREAM_THREADS) {
-        int i = at / ROWS, row = row0 + at % ROWS;
-        if (row >= last) continue;
-        float y =
-            s.total(smem, tile.n, at % ROWS, i) * (down.row[row] * (SL_CUDA_GLU_SCALE * F::UNIT));
-        if (m.gate_bias) y += m.gate_bias[(int64_t)tile.expert * m.rows + row];
-        p.y[(int64_t)(tile.first + i) * p.y_cols + row - m.first] = y;
+        for (int h = 0; h < 2; h++) {
+            int row = min(row0 + g + 8 * h, m.rows - 1);
+            factor[h] = __ldg(down.row + row) * (SL_CUDA_GLU_SCALE * F::UNIT);
+            if (m.gate_bias) bias[h] = __ldg(m.gate_bias + (int64_t)tile.expert * m.rows + row);
+        }
+        bool more = r + 1 < rounds && row0 + step < last;
+        w.run(more, tile.n, x, sl_moe_x_stride(m.cols), [&](int c, const float *sum) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int i = 8 * c + 2 * t + e % 2, row = row0 + g + e / 2 * 8;
+                if (i < tile.n && row < last)
+                    p.y[(int64_t)(tile.first + i) * p.y_cols + row - m.first] =
+                        sum[e] * factor[e / 2] + bias[e / 2];
+            }
+        });
     }
 }
 
@@ -97,8 +284,6 @@ static __global__ void __launch_bounds__(SL_STREAM_THREADS)
  *
  * The blocks that multiply the same rows of `down` for the experts of a single row are a cluster:
  * the first adds what all of them have, in the order and with the arithmetic of sl_moe_sum(). */
-
-#define SL_MOE_CLUSTER_MAX 8 /* blocks that any card with clusters grants */
 
 #if __CUDA_ARCH__ >= 900
 static __device__ __forceinline__ void sl_cluster_sync()
@@ -121,40 +306,39 @@ static __device__ __forceinline__ float sl_cluster_read(const float *p, int rank
 #endif
 
 template <class F>
-static __global__ void __launch_bounds__(SL_STREAM_THREADS)
+static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     sl_moe_one_down(const __grid_constant__ sl_moe_product m, const __grid_constant__ sl_moe_plan p,
                     float *out)
 {
 #if __CUDA_ARCH__ >= 900
     extern __shared__ __align__(1024) char smem[];
-    constexpr int ROWS = 16 * SL_MOE_DOWN_TILES;
-    __shared__ float y[ROWS];
+    __shared__ float y[16 * SL_MOE_WARPS_MAX];
     sl_next();
     sl_wait();
-    int slot = blockIdx.y, row0 = blockIdx.x * ROWS, row = row0 + threadIdx.x;
-    int expert = p.ids[slot];
+    int slot = blockIdx.y, expert = p.ids[slot], rows = blockDim.x / 2;
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const sl_cuda_weight &down = m.gate[expert];
-    sl_stream<F, SL_MOE_DOWN_TILES, 1> s;
-#pragma unroll
-    for (int i = 0; i < SL_MOE_DOWN_TILES; i++) s.begin(i, down, row0 + 16 * i);
-    s.prefetch(down.cols_padded);
-    bool adds = slot == 0 && threadIdx.x < ROWS && row < m.rows;
-    float sum = adds ? out[row] : 0;
-    int64_t stride = sl_cuda_row_stride(m.cols);
-    const char *half = (const char *)m.x + slot * stride + SL_CUDA_ROW_HEAD;
-    s.run([&](int) { return half; }, 1, smem);
-    s.gather(smem, 1);
-    if (threadIdx.x < ROWS && row < m.rows) {
-        float v =
-            s.total(smem, 1, threadIdx.x, 0) * (down.row[row] * (SL_CUDA_GLU_SCALE * F::UNIT));
-        if (m.gate_bias) v += m.gate_bias[(int64_t)expert * m.rows + row];
-        y[threadIdx.x] = v;
-    }
+    int row0 = blockIdx.x * rows + warp * 16, own = blockIdx.x * rows + threadIdx.x;
+    sl_moe_warp<F, 1, false> w;
+    w.begin(down, down, row0, 0);
+    bool adds = slot == 0 && (int)threadIdx.x < rows && own < m.rows;
+    float total = adds ? out[own] : 0;
+    sl_moe_stage<F>([&](int) { return sl_row_head(m.x, slot, m.cols); }, 1, m.cols, smem);
+    __syncthreads();
+    uint32_t x = (uint32_t)__cvta_generic_to_shared(smem);
+    w.run(false, 1, x, 0, [&](int, const float *sum) {
+        for (int h = 0; h < 2; h++) {
+            int row = min(row0 + g + 8 * h, m.rows - 1);
+            float v = sum[2 * h] * (__ldg(down.row + row) * (SL_CUDA_GLU_SCALE * F::UNIT)) +
+                      (m.gate_bias ? __ldg(m.gate_bias + (int64_t)expert * m.rows + row) : 0);
+            if (t == 0) y[warp * 16 + g + 8 * h] = v;
+        }
+    });
     sl_cluster_sync();
     if (adds) {
         for (int o = 0; o < m.n_used; o++)
-            sum = fmaf(p.weights[o], sl_cluster_read(y + threadIdx.x, o), sum);
-        out[row] = sum;
+            total = fmaf(p.weights[o], sl_cluster_read(y + threadIdx.x, o), total);
+        out[own] = total;
     }
     sl_cluster_sync(); /* the others' memory is read no more */
 #endif
@@ -162,42 +346,48 @@ static __global__ void __launch_bounds__(SL_STREAM_THREADS)
 
 /* ---- launchers ------------------------------------------------------------------------------- */
 
-typedef void sl_moe_kernel(sl_moe_product, sl_moe_plan);
+typedef void sl_moe_kernel(sl_moe_product, sl_moe_plan, int rounds);
 
-static inline void sl_moe_start(struct sl_cuda *c, sl_moe_kernel *kernel, dim3 grid, size_t smem,
+/* Warps of a block: few where there is little to do, so that every multiprocessor has some. */
+static inline int sl_moe_warps(const struct sl_cuda *c, int64_t tiles)
+{
+    return tiles < c->sms * 16 ? 2 : tiles < c->sms * 48 ? 4 : SL_MOE_WARPS_MAX;
+}
+
+static inline void sl_moe_start(struct sl_cuda *c, sl_moe_kernel *kernel, int row_tiles,
                                 const sl_moe_product *m, const sl_moe_plan *p)
 {
+    int64_t tiles = (int64_t)row_tiles * p->tiles_max;
+    int warps = sl_moe_warps(c, tiles), rounds = 1;
+    if (tiles > c->sms * 96) rounds = 2;
+    int n = p->tile_rows < p->n_pairs ? p->tile_rows : p->n_pairs;
+    size_t smem = (size_t)n * sl_moe_x_stride(m->cols);
+    dim3 grid((row_tiles + warps * rounds - 1) / (warps * rounds), p->tiles_max);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
-    sl_launch(c, kernel, grid, SL_STREAM_THREADS, smem, *m, *p);
+    sl_launch(c, kernel, grid, 32 * warps, smem, *m, *p, rounds);
 }
 
 template <class F>
 static void sl_moe_stream_up_launch(struct sl_cuda *c, const sl_moe_product *m,
                                     const sl_moe_plan *p)
 {
-    dim3 grid((unsigned)(sl_cuda_pad(m->rows) / 16), p->tiles_max);
-    int n = p->tile_rows < p->n_pairs ? p->tile_rows : p->n_pairs;
-    if (n <= 8)
-        sl_moe_start(c, sl_moe_stream_up<F, 1>, grid, sl_stream_smem<2, 1>(n), m, p);
-    else if (n <= 16)
-        sl_moe_start(c, sl_moe_stream_up<F, 2>, grid, sl_stream_smem<2, 2>(n), m, p);
-    else
-        sl_moe_start(c, sl_moe_stream_up<F, 4>, grid, sl_stream_smem<2, 4>(n), m, p);
+    int tiles = (int)(sl_cuda_pad(m->rows) / 8);
+    sl_moe_start(c,
+                 p->tile_rows <= 8    ? sl_moe_stream_up<F, 1>
+                 : p->tile_rows <= 16 ? sl_moe_stream_up<F, 2>
+                                      : sl_moe_stream_up<F, 4>,
+                 tiles, m, p);
 }
 
 template <class F>
 static void sl_moe_stream_down_launch(struct sl_cuda *c, const sl_moe_product *m,
                                       const sl_moe_plan *p)
 {
-    constexpr int MT = SL_MOE_DOWN_TILES;
-    dim3 grid((p->y_cols + 16 * MT - 1) / (16 * MT), p->tiles_max);
-    int n = p->tile_rows < p->n_pairs ? p->tile_rows : p->n_pairs;
-    if (n <= 8)
-        sl_moe_start(c, sl_moe_stream_down<F, 1>, grid, sl_stream_smem<MT, 1>(n), m, p);
-    else if (n <= 16)
-        sl_moe_start(c, sl_moe_stream_down<F, 2>, grid, sl_stream_smem<MT, 2>(n), m, p);
-    else
-        sl_moe_start(c, sl_moe_stream_down<F, 4>, grid, sl_stream_smem<MT, 4>(n), m, p);
+    sl_moe_start(c,
+                 p->tile_rows <= 8    ? sl_moe_stream_down<F, 1>
+                 : p->tile_rows <= 16 ? sl_moe_stream_down<F, 2>
+                                      : sl_moe_stream_down<F, 4>,
+                 (p->y_cols + 15) / 16, m, p);
 }
 
 /* 1 when it was done: one row, few enough experts, a card with clusters. */
@@ -205,8 +395,9 @@ template <class F>
 static int sl_moe_one_down_launch(struct sl_cuda *c, const sl_moe_product *m, const sl_moe_plan *p,
                                   float *out)
 {
-    constexpr int ROWS = 16 * SL_MOE_DOWN_TILES;
     if (c->cc < 90 || p->n_pairs != m->n_used || m->n_used > SL_MOE_CLUSTER_MAX) return 0;
+    int tiles = (m->rows + 15) / 16, warps = sl_moe_warps(c, (int64_t)tiles * m->n_used);
+    size_t smem = (size_t)sl_moe_x_stride(m->cols);
     cudaLaunchAttribute attribute[2] = {};
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute[0].val.programmaticStreamSerializationAllowed = 1;
@@ -214,12 +405,14 @@ static int sl_moe_one_down_launch(struct sl_cuda *c, const sl_moe_product *m, co
     attribute[1].val.clusterDim.x = attribute[1].val.clusterDim.z = 1;
     attribute[1].val.clusterDim.y = (unsigned)m->n_used;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)((m->rows + ROWS - 1) / ROWS), (unsigned)m->n_used);
-    config.blockDim = SL_STREAM_THREADS;
-    config.dynamicSmemBytes = sl_stream_smem<SL_MOE_DOWN_TILES, 1>(1);
+    config.gridDim = dim3((unsigned)((tiles + warps - 1) / warps), (unsigned)m->n_used);
+    config.blockDim = 32 * warps;
+    config.dynamicSmemBytes = smem;
     config.stream = c->stream;
     config.attrs = attribute;
     config.numAttrs = 2;
+    cudaFuncSetAttribute(sl_moe_one_down<F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)smem);
     cudaLaunchKernelEx(&config, sl_moe_one_down<F>, *m, *p, out);
     return 1;
 }
