@@ -119,6 +119,7 @@ int main(int argc, char **argv)
     struct sl_backend_params how = {.kind = "ref", .n_threads = 4};
     struct sl_backend *ref;
     struct sl_err err;
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (sl_backend_create(&how, &ref, &err)) {
         printf("%s\n", err.msg);
         return 1;
