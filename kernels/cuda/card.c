@@ -28,6 +28,6 @@ int sl_card_describe(int number, struct sl_card *out, struct sl_err *err)
                             .memory_bytes = all,
                             .free_bytes = unused,
                             .l2_bytes = (uint64_t)p.l2CacheSize};
-    snprintf(out->name, sizeof out->name, "%s", p.name);
+    snprintf(out->name, sizeof out->name, "%.63s", p.name);
     return 0;
 }
