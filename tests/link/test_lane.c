@@ -82,6 +82,50 @@ static void test_frame_frees_its_berth(void **state)
     sl_frame_free(f);
 }
 
+static int bodies; /* from our memory, now */
+
+static void *body_take(size_t bytes)
+{
+    bodies++;
+    return aligned_alloc(SL_FRAME_ALIGN, bytes);
+}
+
+static void body_give(void *p)
+{
+    bodies--;
+    free(p);
+}
+
+static void *body_refuse(size_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+static void *body_plain(size_t bytes)
+{
+    return aligned_alloc(SL_FRAME_ALIGN, bytes);
+}
+
+/* Bodies come from the memory asked for, and go back to where they came from. */
+static void test_frame_memory(void **state)
+{
+    (void)state;
+    struct sl_frame_head h = {.kind = SL_FRAME_BATCH, .desc_len = 100};
+    struct sl_frame *before = sl_frame_alloc(&h);
+    sl_frame_use_memory(body_take, body_give);
+    struct sl_frame *ours = sl_frame_alloc(&h);
+    assert_int_equal(bodies, 1);
+    sl_frame_use_memory(body_refuse, free);
+    assert_null(sl_frame_alloc(&h));
+    sl_frame_use_memory(body_plain, free);
+    sl_frame_free(ours);
+    sl_frame_free(before);
+    assert_int_equal(bodies, 1); /* kept, for the next one */
+    sl_frame_pool_trim();
+    assert_int_equal(bodies, 0);
+}
+
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 static int faultless(void **state)
@@ -299,6 +343,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_berths),
         cmocka_unit_test(test_frame_frees_its_berth),
+        cmocka_unit_test(test_frame_memory),
         cmocka_unit_test_setup(test_start_fails, faultless),
         cmocka_unit_test_setup(test_receiver_gives_up, faultless),
         cmocka_unit_test_setup(test_fails_in_the_middle, faultless),
