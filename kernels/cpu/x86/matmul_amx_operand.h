@@ -94,7 +94,7 @@ static struct tables codebook_tables(const float *codebook)
     return (struct tables){_mm512_broadcast_i64x4(hi), _mm512_broadcast_i64x4(lo)};
 }
 
-/* Whether all codes of a group are such that the table would give its last word. In real matrices
+/* Whether all codes of a group are such that the table would give its last word. Of normal weights
  * one in 10000 is not, and a permutation of words costs as much as all the rest. */
 INLINE int fp8_usual(enum sl_mm_codes kind, const uint8_t *p)
 {
