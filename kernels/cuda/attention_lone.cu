@@ -62,25 +62,25 @@ template <int STRIDE>
 static __device__ __forceinline__ void fetch(const struct source &s, int key, uint32_t k,
                                              uint32_t v)
 {
-    int lane = threadIdx.x % 32;
+    const int FULL = STRIDE - 16;
+    int lane = threadIdx.x % 8, first = threadIdx.x % 32 / 8;
+    if (s.row_bytes == FULL && FULL % 128 == 0) {
 #pragma unroll
-    for (int i = 0; i < TILE / 4; i++) {
-        int r = lane / 8 + 4 * i;
-        bool ok = key + r < s.end;
-        int64_t row = ok ? kv_row(s.table, s.blocks, s.n_heads, s.head, key + r) : 0;
-        const char *from_k = s.k + row * s.row_bytes, *from_v = s.v + row * s.row_bytes;
-        uint32_t to = (uint32_t)(r * STRIDE);
-        if (s.row_bytes % 16 == 0) {
-            for (int c = lane % 8 * 16; c < s.row_bytes; c += 128) {
-                copy16(k + to + c, from_k + c, ok);
-                copy16(v + to + c, from_v + c, ok);
-            }
-        } else {
-            for (int c = lane % 8 * 8; c < s.row_bytes; c += 64) {
-                copy8(k + to + c, from_k + c, ok);
-                copy8(v + to + c, from_v + c, ok);
-            }
+        for (int r = first; r < TILE; r += 4) {
+            bool ok = key + r < s.end;
+            int64_t at =
+                ok ? (int64_t)kv_row(s.table, s.blocks, s.n_heads, s.head, key + r) * FULL : 0;
+            copy_row<FULL>(k + r * STRIDE, s.k + at, FULL, lane, ok);
+            copy_row<FULL>(v + r * STRIDE, s.v + at, FULL, lane, ok);
         }
+        return;
+    }
+#pragma unroll 1
+    for (int r = first; r < TILE; r += 4) {
+        bool ok = key + r < s.end;
+        int64_t at = ok ? kv_row(s.table, s.blocks, s.n_heads, s.head, key + r) : 0;
+        copy_row<0>(k + r * STRIDE, s.k + at * s.row_bytes, s.row_bytes, lane, ok);
+        copy_row<0>(v + r * STRIDE, s.v + at * s.row_bytes, s.row_bytes, lane, ok);
     }
 }
 
@@ -91,6 +91,7 @@ static __device__ __forceinline__ void convert(const char *raw, char *halfs)
     typedef shape<KV, D, 1> S;
     if constexpr (S::converts) {
         __syncwarp();
+#pragma unroll 2
         for (int i = threadIdx.x % 32; i < TILE * D / 8; i += 32) {
             int r = i / (D / 8), e = i % (D / 8) * 8;
             *reinterpret_cast<uint4 *>(halfs + r * S::half_stride + 2 * e) =
@@ -108,6 +109,18 @@ template <int D, int NT> struct state {
     float sum[D / 16][NT][4];
     float best[NT][2], total[NT][2];
 };
+
+template <int D, int NT> static __device__ __forceinline__ void begin(struct state<D, NT> &st)
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        st.best[n][0] = st.best[n][1] = -1e30f; /* finite: differences are numbers */
+        st.total[n][0] = st.total[n][1] = 0;
+#pragma unroll
+        for (int m = 0; m < D / 16; m++)
+            st.sum[m][n][0] = st.sum[m][n][1] = st.sum[m][n][2] = st.sum[m][n][3] = 0;
+    }
+}
 
 /* Scores of 16 keys: s[n][0..1] key g, s[n][2..3] key g + 8. */
 template <int D, int NT>
@@ -189,6 +202,7 @@ static __device__ void fetch_queries(const struct attention &a, const float *q, 
                                      __half *to, float *factor)
 {
     int lane = threadIdx.x % 32, warps = (int)blockDim.x / 32;
+#pragma unroll 1
     for (int h = (int)threadIdx.x / 32; h < HEADS; h += warps) {
         const float *from = q + (int64_t)h * a.head_dim;
         float x[D / 32], top = 0;
@@ -198,11 +212,30 @@ static __device__ void fetch_queries(const struct attention &a, const float *q, 
             x[i] = h < n_heads && e < a.head_dim ? from[e] : 0;
             top = fmaxf(top, fabsf(x[i]));
         }
-        float size = magnitude(lanes_max<32>(top));
+        float size = magnitude(lanes_max<32>(top)), inverse = __frcp_rn(size);
 #pragma unroll
         for (int i = 0; i < D / 32; i++)
-            to[h * (D + SL_SMEM_PAD) + lane + 32 * i] = __float2half_rn(x[i] / size);
+            to[h * (D + SL_SMEM_PAD) + lane + 32 * i] = __float2half_rn(x[i] * inverse);
         if (lane == 0) factor[h] = size * a.scale * (a.softcap != 0 ? 1 : SL_LOG2E);
+    }
+}
+
+/* Fragments and factors of the lane's heads. */
+template <int D, int NT>
+static __device__ __forceinline__ void take_queries(const __half *from, const float *factors,
+                                                    uint32_t (&q)[D / 16][NT][2],
+                                                    float (&factor)[NT][2])
+{
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        const __half *mine = from + (8 * n + g) * (D + SL_SMEM_PAD) + 2 * t;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            q[i][n][0] = *reinterpret_cast<const uint32_t *>(mine + 16 * i);
+            q[i][n][1] = *reinterpret_cast<const uint32_t *>(mine + 16 * i + 8);
+        }
+        factor[n][0] = factors[8 * n + 2 * t], factor[n][1] = factors[8 * n + 2 * t + 1];
     }
 }
 
@@ -232,6 +265,7 @@ static __device__ void join(struct state<D, NT> &st, char *smem, const struct pa
                 to[16 * m] = st.sum[m][n][h], to[16 * m + 8] = st.sum[m][n][2 + h];
         }
     __syncthreads();
+#pragma unroll 1
     for (int h = warp; h < n_heads; h += warps) {
         float best = -INFINITY, total = 0, e[WARPS_MAX];
 #pragma unroll
@@ -244,6 +278,7 @@ static __device__ void join(struct state<D, NT> &st, char *smem, const struct pa
         }
         int64_t part = (row_head + h) * parts.pieces + piece;
         if (lane == 0) parts.weight[part] = make_float2(best, total);
+#pragma unroll 1
         for (int d = 4 * lane; d < parts.dim; d += 128) {
             float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
@@ -294,69 +329,56 @@ static __global__ void __launch_bounds__(32 * WARPS_MAX)
     char *own = smem + warp * (2 * plan.stages * S::raw_tile + S::half_tile);
     char *halfs = own + 2 * plan.stages * S::raw_tile;
     if (a.head_dim < D) { /* columns that no copy reaches */
+#pragma unroll 1
         for (int i = lane; i < (2 * plan.stages * S::raw_tile) / 16; i += 32)
             reinterpret_cast<uint4 *>(own)[i] = make_uint4(0, 0, 0, 0);
         __syncwarp();
     }
 
-    /* Rows of this step's own tokens are written by the kernel in front. */
-    int tiles = (source.end - from + TILE - 1) / TILE, old = pos - SL_CUDA_LONE_MAX + 1;
-    bool waited = false;
-    for (int s = 0; s < plan.stages; s++) {
-        int tile = warp + s * warps, key = from + tile * TILE;
-        if (!waited && tile < tiles && min(key + TILE, source.end) > old) {
-            sl_wait();
-            waited = true;
-        }
-        uint32_t to = smem_at(own + 2 * s * S::raw_tile);
-        if (tile < tiles) fetch<S::raw_stride>(source, key, to, to + S::raw_tile);
-        copies_commit();
-    }
-    if (!waited) sl_wait();
-
     __half *q_half = reinterpret_cast<__half *>(smem + plan.q_at);
     float *factors = reinterpret_cast<float *>(smem + plan.q_at + S::heads * S::half_stride);
-    fetch_queries<D, S::heads>(a, a.q + ((int64_t)row * a.n_heads + head) * a.head_dim, n_heads,
-                               q_half, factors);
-    __syncthreads();
-    int g = lane / 4, t = lane % 4;
+    /* Rounds -stages .. -1 only copy. Rows of this step's own tokens are written by the kernel in
+     * front. */
+    int tiles = (source.end - from + TILE - 1) / TILE, old = pos - SL_CUDA_LONE_MAX + 1;
+    bool waited = false;
     uint32_t q[D / 16][NT][2];
     float factor[NT][2];
     struct state<D, NT> st;
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        const __half *mine = q_half + (8 * n + g) * (D + SL_SMEM_PAD) + 2 * t;
-#pragma unroll
-        for (int i = 0; i < D / 16; i++) {
-            q[i][n][0] = *reinterpret_cast<const uint32_t *>(mine + 16 * i);
-            q[i][n][1] = *reinterpret_cast<const uint32_t *>(mine + 16 * i + 8);
-            st.sum[i][n][0] = st.sum[i][n][1] = st.sum[i][n][2] = st.sum[i][n][3] = 0;
-        }
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            factor[n][h] = factors[8 * n + 2 * t + h];
-            st.best[n][h] = -1e30f, st.total[n][h] = 0; /* finite: differences are numbers */
-        }
-    }
-
+    begin(st);
     int stage = 0;
-    for (int tile = warp; tile < tiles; tile += warps) {
-        if (plan.stages > 1)
-            copies_wait<1>();
-        else
-            copies_wait<0>();
-        __syncwarp();
+#pragma unroll 1
+    for (int tile = warp - plan.stages * warps; tile < max(tiles, warps); tile += warps) {
         char *k = own + 2 * stage * S::raw_tile, *v = k + S::raw_tile;
-        float s[NT][4];
-        uint32_t p[NT][2];
-        convert<KV, D>(k, halfs);
-        score<D, NT>(smem_at(S::converts ? halfs : k), q, s);
-        weigh<D, NT>(st, s, factor, a.softcap, source.end - (from + tile * TILE), p);
-        convert<KV, D>(v, halfs);
-        add_values<D, NT>(st, smem_at(S::converts ? halfs : v), p);
-        __syncwarp();
-        int next = tile + plan.stages * warps;
-        if (next < tiles) fetch<S::raw_stride>(source, from + next * TILE, smem_at(k), smem_at(v));
+        if (tile >= 0 && tile < warps) {
+            if (!waited) sl_wait();
+            fetch_queries<D, S::heads>(a, a.q + ((int64_t)row * a.n_heads + head) * a.head_dim,
+                                       n_heads, q_half, factors);
+            __syncthreads();
+            take_queries<D, NT>(q_half, factors, q, factor);
+        }
+        if (tile >= 0 && tile < tiles) {
+            if (plan.stages > 1)
+                copies_wait<1>();
+            else
+                copies_wait<0>();
+            __syncwarp();
+            float s[NT][4];
+            uint32_t p[NT][2];
+            convert<KV, D>(k, halfs);
+            score<D, NT>(smem_at(S::converts ? halfs : k), q, s);
+            weigh<D, NT>(st, s, factor, a.softcap, source.end - (from + tile * TILE), p);
+            convert<KV, D>(v, halfs);
+            add_values<D, NT>(st, smem_at(S::converts ? halfs : v), p);
+            __syncwarp();
+        }
+        int next = tile + plan.stages * warps, key = from + next * TILE;
+        if (next < tiles) {
+            if (!waited && min(key + TILE, source.end) > old) {
+                sl_wait();
+                waited = true;
+            }
+            fetch<S::raw_stride>(source, key, smem_at(k), smem_at(v));
+        }
         copies_commit();
         stage = stage + 1 == plan.stages ? 0 : stage + 1;
     }

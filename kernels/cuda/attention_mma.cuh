@@ -11,6 +11,7 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include "base/sl_assert.h"
 #include "kernels/cuda/launch.cuh"
 
 #define SL_LOG2E 1.4426950408889634f
@@ -252,26 +253,48 @@ template <typename F> static inline void with_kv_type(enum sl_dtype type, F f)
 
 /* ---- where keys lie -------------------------------------------------------------------------- */
 
-/* Tokens of a block: a shift where they are a power of two. */
+/* Tokens of a block, and 2^32 / tokens rounded up: positions times tokens below 2^32 are divided
+ * exactly by one multiplication. */
 struct kv_blocks {
-    int tokens, shift; /* shift -1: divide */
+    int tokens;
+    uint32_t inverse;
 };
 
 static inline struct kv_blocks kv_blocks_of(int tokens)
 {
-    int shift = 0;
-    while ((1 << shift) < tokens) shift++;
-    return {tokens, (1 << shift) == tokens ? shift : -1};
+    SL_ASSERT(tokens > 1);
+    struct kv_blocks b = {
+        tokens, (uint32_t)((((uint64_t)1 << 32) + (uint32_t)tokens - 1) / (uint32_t)tokens)};
+    return b;
 }
 
 /* Row of the cache, in rows of one head, that holds a position. */
 static __device__ __forceinline__ uint32_t kv_row(const int32_t *table, struct kv_blocks b,
                                                   int n_heads, int head, int pos)
 {
-    int block = b.shift >= 0 ? pos >> b.shift : pos / b.tokens;
-    int in = pos - block * b.tokens;
-    return ((uint32_t)table[block] * (uint32_t)n_heads + (uint32_t)head) * (uint32_t)b.tokens +
-           (uint32_t)in;
+    uint32_t block = __umulhi((uint32_t)pos, b.inverse);
+    uint32_t in = (uint32_t)pos - block * (uint32_t)b.tokens;
+    return ((uint32_t)table[block] * (uint32_t)n_heads + (uint32_t)head) * (uint32_t)b.tokens + in;
+}
+
+/* 8 lanes copy a row of row_bytes, FULL of them where the cache's rows are as long as the kernel's;
+ * `lane` is one of the 8, `to` the row's place in shared memory. Zeros where !ok. */
+template <int FULL>
+static __device__ __forceinline__ void copy_row(uint32_t to, const char *from, int row_bytes,
+                                                int lane, bool ok)
+{
+    if (row_bytes == FULL && FULL % 128 == 0) {
+#pragma unroll
+        for (int c = 0; c < FULL; c += 128) copy16(to + 16 * lane + c, from + 16 * lane + c, ok);
+        return;
+    }
+    if (row_bytes % 16 == 0) {
+#pragma unroll 1
+        for (int c = 16 * lane; c < row_bytes; c += 128) copy16(to + c, from + c, ok);
+    } else {
+#pragma unroll 1
+        for (int c = 8 * lane; c < row_bytes; c += 64) copy8(to + c, from + c, ok);
+    }
 }
 
 /* ---- the rows that come out ------------------------------------------------------------------ */
@@ -283,11 +306,13 @@ static __device__ __forceinline__ void zero_padding_rows(const int32_t *pos, int
 {
     int lane = threadIdx.x % 32, warps = (int)blockDim.x / 32;
     int warp = part * warps + (int)threadIdx.x / 32;
+#pragma unroll 1
     for (int first = warp * 32; first < n_rows; first += 32 * warps * parts) {
         bool none = first + lane < n_rows && pos[first + lane] < 0;
         for (uint32_t rest = __ballot_sync(~0u, none); rest; rest &= rest - 1) {
             uint4 *row =
                 reinterpret_cast<uint4 *>(out + (first + __ffs((int)rest) - 1) * row_bytes);
+#pragma unroll 1
             for (int i = lane; i < row_bytes / 16; i += 32)
                 row[i] = make_uint4(i == 0 ? 0x3f800000u : 0, 0, 0, 0); /* scale 1 */
         }

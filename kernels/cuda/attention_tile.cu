@@ -28,11 +28,10 @@ static __device__ __forceinline__ void fetch(const struct attention &a, const in
         int64_t at = ok ? kv_row(table, a.blocks, a.n_kv_heads, kv_head, key + r) : 0;
         const char *from_k = a.k + at * row_bytes, *from_v = a.v + at * row_bytes;
         if constexpr (__is_same(KV, kv_f16)) {
-            for (int c = lane * 16; c < row_bytes; c += 128) {
-                copy16(smem_at(k) + r * STRIDE + c, from_k + c, ok);
-                copy16(smem_at(v) + r * STRIDE + c, from_v + c, ok);
-            }
+            copy_row<2 * D>(smem_at(k) + r * STRIDE, from_k, row_bytes, lane, ok);
+            copy_row<2 * D>(smem_at(v) + r * STRIDE, from_v, row_bytes, lane, ok);
         } else {
+#pragma unroll 1
             for (int e = lane * 8; e < a.head_dim; e += 64) {
                 uint4 x = make_uint4(0, 0, 0, 0), y = x;
                 if (ok)

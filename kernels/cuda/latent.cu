@@ -65,6 +65,7 @@ static __device__ __forceinline__ void fetch(const struct job &j, const int32_t 
                 reinterpret_cast<__half *>(row)[e] =
                     ok ? half_of(reinterpret_cast<const T *>(from)[e]) : __float2half(0);
         } else if constexpr (__is_same(KV, kv_f16)) {
+#pragma unroll 3
             for (int c = lane * 16; c < 2 * j.dim; c += 128) copy16(smem_at(row + c), from + c, ok);
         } else {
             for (int e = lane * 8; e < j.dim; e += 64)
@@ -80,12 +81,26 @@ template <int HEADS>
 static __device__ void fetch_queries(const struct job &j, const float *q, int n_heads, char *to)
 {
     float factor = j.scale * (j.softcap != 0 ? 1 : SL_LOG2E);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int h = warp; h < HEADS; h += WARPS)
-        for (int e = lane; e < j.stride / 2 - SL_SMEM_PAD; e += 32) {
-            float x = h < n_heads && e < j.dim ? q[(int64_t)h * j.dim + e] * factor : 0;
-            reinterpret_cast<__half *>(to + h * j.stride)[e] = half_of(x);
+    int cols = j.stride / 2 - SL_SMEM_PAD; /* filled up with zeros */
+    if (j.dim % 4 == 0) {
+        int quads = cols / 4;
+#pragma unroll 6
+        for (int i = threadIdx.x; i < HEADS * quads; i += THREADS) {
+            int h = i / quads, e = i % quads * 4;
+            float4 x = make_float4(0, 0, 0, 0);
+            if (h < n_heads && e < j.dim)
+                x = *reinterpret_cast<const float4 *>(q + (int64_t)h * j.dim + e);
+            *reinterpret_cast<uint2 *>(to + h * j.stride + 2 * e) =
+                make_uint2(pack_saturated(x.x * factor, x.y * factor),
+                           pack_saturated(x.z * factor, x.w * factor));
         }
+        return;
+    }
+    for (int i = threadIdx.x; i < HEADS * cols; i += THREADS) {
+        int h = i / cols, e = i % cols;
+        float x = h < n_heads && e < j.dim ? q[(int64_t)h * j.dim + e] * factor : 0;
+        reinterpret_cast<__half *>(to + h * j.stride)[e] = half_of(x);
+    }
 }
 
 /* Scores of 16 keys at k: s[m][n][..] of heads 16 m + g, + 8 and keys 8 n + 2t, + 1. */
@@ -340,11 +355,13 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* ---- launch ---------------------------------------------------------------------------------- */
 
-/* Latents at a time and stages, the most that fit; false: none. */
-template <int HEADS> static bool plan(struct job *j, int smem_max)
+/* Latents at a time and stages, the most that fit; false: none. `one`: pieces are no longer than
+ * the first stage, and a second block beside it is worth more than a second stage. */
+template <int HEADS> static bool plan(struct job *j, int smem_max, bool one)
 {
     static const int tries[][2] = {{64, 2}, {64, 1}, {32, 1}, {16, 1}};
     for (const auto &t : tries) {
+        if (one && t[1] > 1) continue;
         j->keys = t[0], j->stages = t[1];
         if (layout<HEADS>::bytes(*j) <= smem_max) return true;
     }
@@ -365,8 +382,9 @@ static void launch_any(struct sl_cuda *c, struct job *j, enum sl_dtype type, int
 {
     with_kv_type(type, [&](auto t) {
         typedef decltype(t) KV;
-        bool wide = j->n_heads > 16 && j->v_dim <= 512 && plan<32>(j, c->smem_max);
-        if (!wide) SL_ASSERT(plan<16>(j, c->smem_max));
+        bool one = j->parts.sum && j->parts.pieces < PIECES_MAX;
+        bool wide = j->n_heads > 16 && j->v_dim <= 512 && plan<32>(j, c->smem_max, one);
+        if (!wide) SL_ASSERT(plan<16>(j, c->smem_max, one));
         if (j->v_dim <= 128)
             wide ? launch<KV, 2, 32>(c, j, first, rows) : launch<KV, 1, 32>(c, j, first, rows);
         else if (j->v_dim <= 512)
