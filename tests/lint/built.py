@@ -17,18 +17,34 @@ def run(command, **options):
     return subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
 
 
+# CUDA C++ has mangled names: ours hold sl_, those of a file's own namespace cannot meet others
+SYMBOL_CXX = re.compile(r".*(sl_|_GLOBAL__N_).*|DW\.ref\.__gxx_personality_v0|_ZN?K?St.*")
+
+
+def check_symbol_cxx(place, kind, name, weak):
+    """The linker takes one of several weak definitions (templates, inline functions) and says nothing when they differ."""
+    if SYMBOL_CXX.fullmatch(name):
+        return None
+    if kind in "WVu":
+        other = weak.setdefault(name, place)
+        return None if other == place else f"{place}: defines {name} as {other} does, and one of them is lost; name one of them sl_..."
+    return f"{place}: exports {name}; make it static, or name it sl_<noun>_<verb>"
+
+
 def check_symbols(tree):
     """What the static libraries export begins with sl_ (sluice__ is protobuf-c's), so that they link beside anything."""
     libraries = [os.path.join(tree.build, d, f) for d in PRODUCT if os.path.isdir(os.path.join(tree.build, d))
                  for f in os.listdir(os.path.join(tree.build, d)) if f.startswith("lib") and f.endswith(".a")]
     if not libraries:
         return [f"{tree.build}: no static library; build first"]
-    out = []
+    out, weak = [], {}
     for lib in sorted(libraries):
         for line in run(["nm", "-g", "--defined-only", "-A", lib]).stdout.splitlines():
-            name = line.split()[-1]
-            if not SYMBOL.fullmatch(name):
-                place = ":".join(os.path.relpath(line, tree.build).split(":")[:2])
+            kind, name = line.split()[-2:]
+            place = ":".join(os.path.relpath(line, tree.build).split(":")[:2])
+            if place.endswith(".cu.o"):
+                out += filter(None, [check_symbol_cxx(place, kind, name, weak)])
+            elif not SYMBOL.fullmatch(name):
                 out.append(f"{place}: exports {name}; make it static or name it sl_<noun>_<verb>")
     return out
 

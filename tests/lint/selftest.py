@@ -129,6 +129,13 @@ def compiled(cc, cxx):
         subprocess.run(["ar", "rc", f"{d}/build/base/libsl_base.a", f"{d}/build/good.o", f"{d}/build/bad.o"], check=True)
         seen = built.check_symbols(Tree(**tree))
         ok &= expect("a stray symbol", len(seen) == 1 and "exports bad" in seen[0], seen)
+        for name in ("one", "two"):
+            put(f"build/{name}.cpp", "namespace { int own() { return 0; } }\ninline int shared() { return own(); }\n"
+                f"int sl_{name}() {{ return own() + shared(); }}\nint stray_{name}() {{ return 0; }}\n")
+            subprocess.run([cxx, "-c", f"{d}/build/{name}.cpp", "-o", f"{d}/build/{name}.cu.o"], check=True)
+        subprocess.run(["ar", "rc", f"{d}/build/base/libsl_base.a", f"{d}/build/one.cu.o", f"{d}/build/two.cu.o"], check=True)
+        seen = built.check_symbols(Tree(**tree))
+        ok &= expect("stray symbols of CUDA C++", len(seen) == 4 and sum("stray" in s for s in seen) == 2, seen)
         ok &= expect("a good header", not built.check_headers(Tree(**tree)), built.check_headers(Tree(**tree)))
         put("base/bad.h", "size_t sl_bad(void);\n")
         put("base/bad2.h", 'extern "C" {\nint sl_bad(void *class);\n}\n')
