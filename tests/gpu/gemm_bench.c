@@ -271,9 +271,28 @@ static void bench_layer(struct bench *b, struct layer l)
            all / time * 1e-12, 100 * all / time / peak, enqueue_time(&l) * 1e6);
 }
 
+/* The layers of one shape, for some of the forms. */
+static void bench_shape(struct bench *b, int dim, int ff, const int *forms, int n_forms,
+                        const int *n_rows, int n_counts)
+{
+    void *wide = random_rows(LAYER_ROWS_MAX, ff), *x = random_rows(LAYER_ROWS_MAX, dim);
+    for (int f = 0; f < n_forms; f++)
+        for (int i = 0; i < n_counts; i++)
+            bench_layer(b, (struct layer){.b = b,
+                                          .f = &gpu_forms[forms[f]],
+                                          .n = n_rows[i],
+                                          .dim = dim,
+                                          .kv = 1024,
+                                          .ff = ff,
+                                          .x = x,
+                                          .wide = wide});
+    gpu_free(wide), gpu_free(x);
+}
+
 void gemm_bench(struct sl_cuda *c)
 {
-    static const int forms[] = {2, 3, 0, 6, 7, 14, 19}, n_rows[] = {4096, 1024, 256, 128};
+    static const int forms[] = {2, 3, 0, 6, 7, 14, 19}, n_rows[] = {4096, 1024, 512, 256, 128};
+    static const int few[] = {2, 3, 6};
     struct bench b = {.c = c};
     float *ones = malloc(4 << 20);
     for (int i = 0; i < 1 << 20; i++) ones[i] = 1;
@@ -286,12 +305,8 @@ void gemm_bench(struct sl_cuda *c)
     bench_raw(&b);
     bench_steps(&b);
     printf("layers: qkv, o (+=), gate_up, down (+=), each us and TFLOPS\n");
-    void *wide = random_rows(LAYER_ROWS_MAX, 14336), *x = random_rows(LAYER_ROWS_MAX, 4096);
-    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
-        for (int i = 0; i < 4; i++)
-            bench_layer(&b, (struct layer){&b, &gpu_forms[forms[f]], n_rows[i], 4096, 1024, 14336,
-                                           0, x, wide});
-    gpu_free(wide), gpu_free(x), gpu_free(b.x), gpu_free(b.codes), gpu_free(b.powers),
-        gpu_free(b.out), gpu_free(b.ones);
+    bench_shape(&b, 4096, 14336, forms, (int)(sizeof forms / sizeof *forms), n_rows, 5);
+    bench_shape(&b, 8192, 28672, few, 3, n_rows, 2);
+    gpu_free(b.x), gpu_free(b.codes), gpu_free(b.powers), gpu_free(b.out), gpu_free(b.ones);
     free(ones);
 }
