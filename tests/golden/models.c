@@ -12,14 +12,21 @@
 #include "proto/batch.h"
 #include "transport/frame.h"
 
-#define BLOCK 16 /* tokens */
+#define BLOCK 16                /* tokens */
+#define CARD_BYTES (1ull << 30) /* of a card, for one stage */
 #define BLOCKS (MODEL_TOKENS_MAX / BLOCK)
 
-static void open_one(struct pipeline *p, struct sl_backend *b, const struct sl_stage_params *params)
+static void open_one(struct pipeline *p, struct sl_backend *b, struct sl_stage_params params)
 {
     struct sl_err e = {0};
     struct sl_stage_info info;
-    if (sl_stage_create(b, params, &p->stages[p->n], &e)) fail_msg("%s", e.msg);
+    if (strcmp(sl_backend_row(b), "cuda") == 0) { /* a device serves one stage */
+        const struct sl_backend_params card = {.kind = "cuda:0", .n_threads = 1};
+        if (sl_backend_create(&card, &b, &e)) fail_msg("%s", e.msg);
+        p->own[p->n] = b;
+        params.memory_bytes = CARD_BYTES;
+    }
+    if (sl_stage_create(b, &params, &p->stages[p->n], &e)) fail_msg("%s", e.msg);
     sl_stage_get_info(p->stages[p->n++], &info);
     p->weight_bytes += info.weight_bytes;
 }
@@ -56,7 +63,7 @@ void pipeline_open(struct pipeline *p, struct sl_backend *b, const char *path, i
     assert_true(n <= layers && n <= MODEL_STAGES_MAX);
     for (int i = 0; i < n; i++) {
         struct sl_stage_params q = params(path, i, n, i * layers / n, (i + 1) * layers / n);
-        open_one(p, b, &q);
+        open_one(p, b, q);
     }
 }
 
@@ -65,12 +72,15 @@ void pipeline_open_head(struct pipeline *p, struct sl_backend *b, const char *pa
     struct sl_stage_params q = params(path, 0, 2, 0, n_layers);
     *p = (struct pipeline){0};
     (void)count_layers(p, path);
-    open_one(p, b, &q);
+    open_one(p, b, q);
 }
 
 void pipeline_close(struct pipeline *p)
 {
-    for (int i = 0; i < p->n; i++) sl_stage_destroy(p->stages[i]);
+    for (int i = 0; i < p->n; i++) {
+        sl_stage_destroy(p->stages[i]);
+        sl_backend_destroy(p->own[i]);
+    }
     *p = (struct pipeline){0};
 }
 

@@ -10,9 +10,10 @@
 #define MODEL_TOKENS_MAX 320 /* of one sequence */
 #define MODEL_STAGES_MAX 64
 
-/* A model cut into stages; they run one after another on one backend. */
+/* A model cut into stages; they run one after another on one backend, on a card each on its own. */
 struct pipeline {
     struct sl_stage *stages[MODEL_STAGES_MAX];
+    struct sl_backend *own[MODEL_STAGES_MAX];
     int n;
     uint64_t weight_bytes; /* of all stages together */
     uint64_t slot;         /* micro-batches run */

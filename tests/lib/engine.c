@@ -222,5 +222,5 @@ int engine_has_row(const char *row)
     const char *const *rows = sl_backend_rows(&n);
     for (int i = 0; i < n; i++)
         if (strcmp(rows[i], row) == 0) return 1;
-    return strcmp(row, "cpu") == 0;
+    return strcmp(row, "cpu") == 0 || (strcmp(row, "cuda") == 0 && sl_backend_cards() > 0);
 }

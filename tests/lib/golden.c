@@ -29,3 +29,22 @@ double golden_difference(const float *want, const float *got, size_t n)
     }
     return worst;
 }
+
+double golden_rms(const float *want, const float *got, size_t n)
+{
+    double sum = 0, unit = golden_deviation(want, n);
+    for (size_t i = 0; i < n; i++) {
+        double off = ((double)want[i] - (double)got[i]) / unit;
+        sum += off * off;
+    }
+    return sqrt(sum / (double)n);
+}
+
+double golden_margin(const float *x, int n)
+{
+    int best = golden_best(x, n);
+    double second = -INFINITY;
+    for (int i = 0; i < n; i++)
+        if (i != best && (double)x[i] > second) second = (double)x[i];
+    return ((double)x[best] - second) / golden_deviation(x, (size_t)n);
+}
