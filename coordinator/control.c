@@ -269,7 +269,7 @@ void sl_control_load(struct sl_service *s, int device, const struct sl_effect *f
                                 .block_tokens = SL_BLOCK_TOKENS,
                                 .n_blocks = fx->load.n_blocks,
                                 .max_seqs = (uint32_t)(c->sequences ? c->sequences : 16),
-                                .max_rows = SL_MAX_ROWS,
+                                .max_rows = (uint32_t)s->max_rows,
                                 .kv_type = c->kv_format ? c->kv_format : "auto",
                                 .memory_bytes = fx->load.memory_bytes + s->workspace_bytes,
                                 .adapters = adapters,

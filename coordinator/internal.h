@@ -13,12 +13,15 @@
 #include "transport/ctl.h"
 #include "transport/hub.h"
 
-#define SL_BLOCK_TOKENS 32 /* tokens of a KV block */
-#define SL_MAX_ROWS 512    /* rows of a micro-batch */
-#define SL_TICK_MS 50      /* the coordinator's clock event */
-#define SL_HELLO_MS 5000   /* an accepted connection must say Hello within this time */
-#define SL_JOIN_MS 60000   /* and a process we started must have joined, ssh included */
-#define SL_PENDING_MAX 64  /* accepted connections that have not said Hello yet */
+#define SL_BLOCK_TOKENS 32      /* tokens of a KV block */
+#define SL_MAX_ROWS 512         /* rows of a micro-batch on CPUs: they are as fast with few */
+#define SL_CARD_ROWS 4096       /* where one card has the whole model, which wants large products */
+#define SL_CARD_ROWS_SPLIT 1024 /* where cards share it: a prompt must keep all of them busy */
+#define SL_CARD_SCRATCH_BYTES (320ull << 20) /* that a card's kernels take besides activations */
+#define SL_TICK_MS 50                        /* the coordinator's clock event */
+#define SL_HELLO_MS 5000  /* an accepted connection must say Hello within this time */
+#define SL_JOIN_MS 60000  /* and a process we started must have joined, ssh included */
+#define SL_PENDING_MAX 64 /* accepted connections that have not said Hello yet */
 #define SL_MOVED_NS                                                                                \
     10000000000ull /* a stage that finished no layer for so long does not work on its micro-batch  \
                     */
@@ -102,6 +105,7 @@ struct sl_service {
     char model_name[96];
     int context;
     uint64_t workspace_bytes; /* a stage's memory besides weights and KV */
+    int max_rows;             /* of a micro-batch */
     uint64_t *layer_bytes;
     struct sl_coord *coord;
     const char *names[SL_DEVICES_MAX];

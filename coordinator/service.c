@@ -352,14 +352,23 @@ static int read_model(struct sl_service *s, struct sl_err *err)
 
 /* About what a stage takes for a micro-batch's activations (it decides exactly, and reserves fewer
  * blocks when it needs more). */
-static uint64_t workspace_bytes(const struct sl_config *c)
+static uint64_t workspace_bytes(const struct sl_config *c, int max_rows)
 {
     const struct sl_config_widths w = sl_config_row_widths(c);
     uint64_t row = 2 * (uint64_t)c->n_embd + (uint64_t)w.q + (uint64_t)w.k + (uint64_t)w.v +
                    (uint64_t)w.attn + 2 * (uint64_t)w.ff + (uint64_t)w.latent +
                    (uint64_t)w.q_latent + (uint64_t)w.o_latent + (uint64_t)w.q_a;
     uint64_t logits = (uint64_t)LOGIT_ROWS * (uint64_t)(c->n_vocab + c->n_embd);
-    return (SL_MAX_ROWS * row + logits) * sizeof(float);
+    uint64_t scratch = max_rows > SL_MAX_ROWS ? SL_CARD_SCRATCH_BYTES : 0;
+    return ((uint64_t)max_rows * row + logits) * sizeof(float) + scratch;
+}
+
+/* Rows of a micro-batch. All stages have the same, so one stage of CPUs holds it low. */
+static int rows_of(const struct sl_cluster *c)
+{
+    for (int i = 0; i < c->n_devices; i++)
+        if (c->devices[i].gpu < 0) return SL_MAX_ROWS;
+    return c->n_devices == 1 ? SL_CARD_ROWS : SL_CARD_ROWS_SPLIT;
 }
 
 /* Bytes of an element of the KV cache; "auto" is 16 bits on every device. */
@@ -382,7 +391,8 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
         .tokenizer = s->tokenizer};
     s->layer_bytes = calloc((size_t)s->config.n_layers, sizeof *s->layer_bytes);
     if (!s->layer_bytes) return sl_err_set(err, SL_ENOMEM, "no memory for the plan");
-    s->workspace_bytes = workspace_bytes(&s->config);
+    s->max_rows = rows_of(c);
+    s->workspace_bytes = workspace_bytes(&s->config, s->max_rows);
     int r = 0;
     for (int i = 0; r == 0 && i < s->config.n_layers; i++)
         r = sl_config_layer_bytes(s->weights, &s->config, i, &s->layer_bytes[i], err);
@@ -420,8 +430,10 @@ static int create_coord(struct sl_service *s, struct sl_err *err)
                                    .sequences = c->sequences ? c->sequences : 16,
                                    .block_tokens = SL_BLOCK_TOKENS,
                                    .micro_batches = c->micro_batches,
-                                   .chunk = c->chunk,
-                                   .max_rows = SL_MAX_ROWS};
+                                   .chunk = c->chunk                    ? c->chunk
+                                            : s->max_rows > SL_MAX_ROWS ? s->max_rows
+                                                                        : 0,
+                                   .max_rows = s->max_rows};
     return sl_coord_create(&p, &s->coord, err);
 }
 
