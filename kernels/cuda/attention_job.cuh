@@ -22,9 +22,11 @@ struct attention {
     enum sl_dtype type;
 };
 
-/* Lone rows [first, first + n) of the step: pieces, then their sums. `padding`: also makes the rows
- * without a sequence. attention_lone.cu */
+/* Lone rows [first, first + n) of the step: their pieces, then what these give together. `padding`:
+ * also makes the rows without a sequence. attention_lone.cu, attention_join.cu */
 void sl_cuda_attention_lone(struct sl_cuda *c, const struct attention *a, int first, int n,
+                            const struct parts *p, int padding);
+void sl_cuda_attention_join(struct sl_cuda *c, const struct attention *a, int first, int n,
                             const struct parts *p, int padding);
 
 /* All tiles of the step, on any card. attention_tile.cu */

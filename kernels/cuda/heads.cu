@@ -69,7 +69,8 @@ static __device__ void norm_turn(const struct job &j, float *x, const float *gai
 }
 
 template <typename KV, int PAIRS>
-static __global__ void __launch_bounds__(32 * WARPS) heads_kernel(const struct job j)
+static __global__ void __launch_bounds__(32 * WARPS)
+    heads_kernel(const __grid_constant__ struct job j)
 {
     sl_next();
     const struct sl_heads &h = j.h;
