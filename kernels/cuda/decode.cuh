@@ -101,7 +101,7 @@ struct sl_weight_view {
 };
 
 /* Forms of one code. BITS of the main plane, HIGH of the other; LANE_K codes a lane takes at once;
- * ORDER in which decoded pairs leave a word of nibbles: 0 natural, 1 (k, k+4), 2 (k, k+2). */
+ * ORDER of the pairs that leave a word of nibbles: 0 natural, 1 (k, k+4). */
 template <int CODE> struct sl_code_form {
     static constexpr int BITS =
         CODE == SL_CUDA_F16 ? 16
@@ -113,14 +113,13 @@ template <int CODE> struct sl_code_form {
                                 : CODE == SL_CUDA_U6                     ? 2
                                                                          : 0;
     static constexpr int LANE_K = BITS == 16 ? 8 : BITS == 8 ? 16 : 32;
-    static constexpr int ORDER = CODE == SL_CUDA_E2M1                ? 2
-                                 : BITS >= 8 || CODE == SL_CUDA_LUT4 ? 0
-                                                                     : 1;
+    static constexpr int ORDER = BITS >= 8 || CODE == SL_CUDA_LUT4 ? 0 : 1;
 };
 
 /* Exponent field of the half that stands for E8M0's 2^0. The pack brings a row's largest scale to
- * 2^0 and raises those below the smallest normal half to it, so that code * scale uses the whole
- * range of halfs: 29 binades for E2M1 (its decoder leaves out 2^6), fewer for 8-bit floats. */
+ * 2^0 and raises those below what code * scale can hold exactly as a half to that (pack.cu), so
+ * that the whole range of halfs is used: 24 binades of scales for E2M1, 20 for E4M3, 13 for E5M2.
+ */
 template <int CODE>
 static constexpr int sl_e8m0_field = CODE == SL_CUDA_E2M1   ? 30
                                      : CODE == SL_CUDA_E4M3 ? 21
@@ -139,10 +138,11 @@ template <int CODE_, int SCALE_, int MIN_, bool PAIR_> struct sl_format {
     static constexpr bool GROUPS = SCALE != SL_CUDA_SCALE_NONE && !GRID;
     static constexpr int SCALES = PAIR ? 2 : 1;
     static constexpr float UNIT =
-        (CODE == SL_CUDA_E2M1 ? 64.0f : 1.0f) * (SCALE != SL_CUDA_SCALE_E8M0 ? 1.0f
-                                                 : CODE == SL_CUDA_E2M1      ? 1.0f / 32768
-                                                 : CODE == SL_CUDA_E4M3      ? 1.0f / 64
-                                                                             : 2.0f);
+        (CODE == SL_CUDA_E2M1 ? 16384.0f : 1.0f) * (SCALE == SL_CUDA_SCALE_UE4M3  ? 1.0f / 128
+                                                    : SCALE != SL_CUDA_SCALE_E8M0 ? 1.0f
+                                                    : CODE == SL_CUDA_E2M1        ? 1.0f / 32768
+                                                    : CODE == SL_CUDA_E4M3        ? 1.0f / 64
+                                                                                  : 2.0f);
 
     /* What a lane loads of one row for one step; unused words cost nothing. */
     struct raw {
@@ -246,7 +246,9 @@ sl_format<CODE, SCALE, MIN, PAIR>::unpack(const raw &r, const constant &c)
         if constexpr (SCALE == SL_CUDA_SCALE_F16) {
             s.mul[i] = __byte_perm(r.scale, 0, i ? 0x3232 : 0x1010);
         } else if constexpr (SCALE == SL_CUDA_SCALE_UE4M3) {
-            s.mul[i] = __byte_perm(sl_e4m3_pair(r.scale), 0, i ? 0x3232 : 0x1010);
+            /* times 2^7: what is not a normal half then is still exact */
+            s.mul[i] =
+                __byte_perm(sl_mul(sl_e4m3_pair(r.scale), 0x58005800), 0, i ? 0x3232 : 0x1010);
         } else if constexpr (SCALE == SL_CUDA_SCALE_E8M0) {
             s.mul[i] = sl_twice((r.scale >> 8 * i & 0xff) - (127 - sl_e8m0_field<CODE>) << 10);
         } else if constexpr (SUB) {
@@ -334,11 +336,15 @@ sl_format<CODE, SCALE, MIN, PAIR>::fragment(const raw &r, const scales &s, const
         a = sl_add(__byte_perm(bytes, SL_MAGIC, 0x5150), s.near[i]);
         b = sl_add(__byte_perm(bytes, SL_MAGIC, 0x5352), s.near[i]);
     } else if constexpr (CODE == SL_CUDA_E2M1) {
-        /* As E4M3 less 2^6: sign to bit 7, the rest to the lowest exponent bits. */
+        /* As halfs less 2^14: sign to bit 15, the rest to the lowest exponent bits. */
         uint32_t word = r.code[q / 2];
-        uint32_t e4m3 = q % 2 ? (word & 0x80808080) | (word >> 2 & 0x1c1c1c1c)
-                              : (word << 4 & 0x80808080) | (word << 2 & 0x1c1c1c1c);
-        a = sl_e4m3_pair(e4m3), b = sl_e4m3_pair(e4m3 >> 16);
+        if (q % 2 == 0) {
+            a = (word << 12 & 0x80008000) | (word << 9 & 0x0e000e00);
+            b = (word << 8 & 0x80008000) | (word << 5 & 0x0e000e00);
+        } else {
+            a = (word << 4 & 0x80008000) | (word << 1 & 0x0e000e00);
+            b = (word & 0x80008000) | (word >> 3 & 0x0e000e00);
+        }
     } else if constexpr (CODE == SL_CUDA_LUT4) {
         sl_lookup(q % 2 ? r.code[q / 2] >> 16 : r.code[q / 2], c.low, c.high, a, b);
     } else {

@@ -23,6 +23,8 @@ struct sl_stream_job {
     int64_t x_stride;
     enum sl_act act;
     void *rows;
+    int ahead; /* filled in by the launcher: L2 may be asked for all of a block's weights */
+    int whole; /* the same: activations of a slice fit in shared memory */
 };
 
 /* Launches the instance for the form of part[0].w; 0 when the file has none. */

@@ -149,7 +149,7 @@ __device__ sl_raw_group group_at(const pack_job &j, int64_t row, int64_t k)
 }
 
 /* Bits below which a row's largest scale is brought, so that scale * code stays a half: 7 for codes
- * of up to 9 bits; E2M1's decoder leaves out 2^6. */
+ * of up to 9 bits; E2M1's decoder leaves out 2^14. */
 __device__ int scale_bits(enum sl_cuda_code code)
 {
     return code == SL_CUDA_E2M1 ? 15 : code == SL_CUDA_E5M2 ? 0 : 7;
@@ -199,10 +199,17 @@ __device__ int pack_numbers(const pack_job &j, int64_t row, int lane)
     return e;
 }
 
-/* Lowest byte of a group's scale whose products with codes are exact halfs (decode.cuh). */
+/* Lowest byte of a group's scale whose products with codes are exact halfs, as decode.cuh makes
+ * them: the smallest E2M1 there is 2^-15 and 2^0 is 2^15; of 8-bit floats 2^0 is 2^6 and 2^-1, and
+ * the scale itself must be normal. */
 __device__ int e8m0_least(enum sl_cuda_code code)
 {
-    return E8M0_ONE + 1 - (code == SL_CUDA_E2M1 ? 30 : code == SL_CUDA_E4M3 ? 21 : 14);
+    return E8M0_ONE - (code == SL_CUDA_E2M1 ? 24 : code == SL_CUDA_E4M3 ? 20 : 13);
+}
+
+__device__ float nan_value()
+{
+    return __int_as_float(0x7fc00000);
 }
 
 /* E8M0: the largest becomes 2^0, the rest goes to the row's factor. A NaN scale makes the row NaN,
@@ -229,7 +236,7 @@ __device__ float pack_e8m0(const pack_job &j, int64_t row, int lane)
                                                            : b < least  ? least
                                                                         : b);
     }
-    return nan > 0 ? __int_as_float(0x7fc00000) : ldexpf(1, (int)max - E8M0_ONE);
+    return nan > 0 ? nan_value() : ldexpf(1, (int)max - E8M0_ONE);
 }
 
 __global__ void pack_scales(const __grid_constant__ pack_job j)

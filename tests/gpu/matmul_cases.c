@@ -43,7 +43,7 @@ const struct matmul_case matmul_cases[] = {
     {"E5M2, tensor", SL_F8_E5M2, SL_F32, -1, -1, 0, 0, 1},
     {"E5M2, 128x128", SL_F8_E5M2, SL_F32, 128, 128, 0, 0, 1},
     {"E5M2, 1x64", SL_F8_E5M2, SL_F32, 1, 64, 0, 0, 1},
-    {"NVFP4", SL_F4, SL_F8_E4M3, 1, 16, 0, 0, 0.0021f},
+    {"NVFP4", SL_F4, SL_F8_E4M3, 1, 16, 0, 0, 0.00021f},
     {"MXFP4", SL_F4, SL_E8M0, 1, 32, 0, 0, 1},
     {"F4, 1x16 F32", SL_F4, SL_F32, 1, 16, 0, 0, 1},
     {"F4, 1x64 F16", SL_F4, SL_F16, 1, 64, 0, 0, 1},

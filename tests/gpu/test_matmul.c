@@ -1,6 +1,7 @@
 /* test_matmul.c - packing and the products that stream weights, against float64 sums over
  * sl_matrix_row: every format, ragged shapes, several products, ADD, bias, gated units; and that a
- * row's bits do not depend on its company. "bench" prints tables of speeds instead. */
+ * row's bits do not depend on its company. Arguments: formats to test, or "bench" and formats for
+ * tables of speeds. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 
 #include "base/sl_assert.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/rows.h"
 #include "tests/gpu/matmul_cases.h"
 
 #define ERROR_MAX 1e-3 /* relative, root of mean squares */
@@ -104,11 +106,15 @@ static void one_product(struct sl_cuda *c, const char *name, const struct matmul
     gpu_free(out);
 }
 
-static void each_format(struct sl_cuda *c, int64_t rows, int64_t cols)
+/* Cases `only`, or all. */
+static void each_format(struct sl_cuda *c, char **only, int n_only, int64_t rows, int64_t cols)
 {
     uint64_t seed = 1;
     for (int i = 0; i < matmul_cases_n; i++) {
         const struct matmul_case *k = &matmul_cases[i];
+        int wanted = n_only == 0;
+        for (int j = 0; j < n_only; j++) wanted |= !strcmp(only[j], k->name);
+        if (!wanted) continue;
         struct matmul_weight w;
         struct input in;
         int64_t block = sl_dtype_block(k->type), width = (cols + block - 1) / block * block;
@@ -226,6 +232,40 @@ static void gate_up(struct sl_cuda *c, const char *gate, const char *up, int64_t
     matmul_weight_free(&u);
 }
 
+/* Inputs that another kernel writes just before, again and again at one address: what a product
+ * reads is what was written last, though it may begin before that. */
+static void fresh_inputs(struct sl_cuda *c, const char *name, int n)
+{
+    enum { TURNS = 24, ROWS = 4096, COLS = 2048 };
+    uint64_t seed = 13;
+    struct matmul_weight w;
+    matmul_weight_make(c, find(name), ROWS, COLS, &seed, &w);
+    size_t out = (size_t)n * ROWS * 4, in = (size_t)n * COLS * 4;
+    float *x = random_floats((int64_t)TURNS * n * COLS, 1, &seed), *dx = gpu_copy(x, TURNS * in);
+    char *chained = gpu_alloc(TURNS * out), *alone = gpu_alloc(TURNS * out);
+    char *a = malloc(TURNS * out), *b = malloc(TURNS * out);
+    void *rows = gpu_alloc((size_t)(n * sl_cuda_row_stride(COLS)));
+    for (int chain = 0; chain < 2; chain++)
+        for (int i = 0; i < TURNS; i++) {
+            float *to = (float *)(void *)((chain ? chained : alone) + (size_t)i * out);
+            struct sl_product p = {&w.handle, NULL, to, 0};
+            sl_cuda_to_rows(c, dx + (size_t)i * (size_t)n * COLS, n, COLS, rows);
+            if (!chain) gpu_sync(c);
+            sl_cuda_stream_matmul(c, rows, n, &p, 1);
+            if (!chain) gpu_sync(c);
+        }
+    gpu_read(c, a, chained, TURNS * out);
+    gpu_read(c, b, alone, TURNS * out);
+    if (memcmp(a, b, TURNS * out)) {
+        printf("FAILED: %s, %d rows: a chain of kernels gives other bits than one at a time\n",
+               name, n);
+        failed++;
+    }
+    free(x), free(a), free(b);
+    gpu_free(dx), gpu_free(chained), gpu_free(alone), gpu_free(rows);
+    matmul_weight_free(&w);
+}
+
 /* A NaN among the scales of MXFP4 belongs to its row. */
 static void bad_scale(struct sl_cuda *c)
 {
@@ -262,11 +302,18 @@ int main(int argc, char **argv)
         gpu_close(c);
         return 0;
     }
+    for (int n = 1; n <= 64; n += n < 4 ? 1 : 12) fresh_inputs(c, "E4M3, tensor", n);
+    for (int i = 1; i < argc; i++) /* the formats named */
+        for (int n = 1; n <= 64; n += 21) gate_up(c, argv[i], argv[i], 200, n, SL_ACT_SILU, 1);
+    each_format(c, argv + 1, argc - 1, 77, 712);
+    each_format(c, argv + 1, argc - 1, 600, 2304);
+    if (argc > 1) {
+        printf(failed ? "%d checks failed\n" : "all well\n", failed);
+        return failed > 0;
+    }
     static const char *const dense[4] = {"E4M3, tensor", "E4M3, tensor", "F16", "E4M3, 128x128"};
     static const char *const mixed[4] = {"Q4_K", "Q4_K", "Q6_K", "F32"};
     static const char *const orders[4] = {"GPTQ act-order", "AWQ", "GPTQ act-order", "NVFP4"};
-    each_format(c, 77, 712);
-    each_format(c, 200, 2304);
     for (int n = 1; n <= 64; n += 21) {
         several(c, dense, n);
         several(c, mixed, n);
