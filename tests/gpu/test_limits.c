@@ -126,6 +126,27 @@ static void pace(void)
     sl_cuda_held_close(&h, &c);
 }
 
+/* The same through the backend's name, as the topology file writes it. */
+static void backend(void)
+{
+    static const char *const wrong[] = {"cuda:0,sm=0", "cuda:0,fast", "cuda:0x", "cuda:"};
+    struct sl_backend *b;
+    struct sl_err err;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        const struct sl_backend_params p = {.kind = wrong[i], .n_threads = 1};
+        expect(sl_backend_create(&p, &b, &err) == SL_EINPUT, wrong[i]);
+    }
+    const struct sl_backend_params p = {.kind = "cuda:0,sm=50,bandwidth=50e9", .n_threads = 1};
+    if (sl_backend_create(&p, &b, &err)) {
+        printf("FAILED %s: %s\n", p.kind, err.msg);
+        failures++;
+        return;
+    }
+    sl_backend_enter(b);
+    expect(sl_backend_measure(b) == 50e9, "the bandwidth that a card is held to");
+    sl_backend_destroy(b);
+}
+
 int main(void)
 {
     int n = 0;
@@ -138,6 +159,7 @@ int main(void)
     share(40);
     share(10);
     pace();
+    backend();
     printf("%s\n", failures ? "FAILED" : "passed");
     return failures != 0;
 }
