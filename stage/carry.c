@@ -100,7 +100,9 @@ static int open_device(struct sl_stage *s, struct sl_carry *c, struct sl_err *er
 {
     c->x = s->x;
     if (sl_stage_is_last(s)) return 0;
-    struct sl_berth *berth = sl_berths_take_out(s->berths);
+    struct sl_frame_head h = {
+        .rows = (uint32_t)s->in.batch.n_rows, .cols = (uint32_t)s->c.n_embd, .dtype = s->send_as};
+    struct sl_berth *berth = sl_berths_take_for(s->berths, (size_t)sl_frame_payload_bytes(&h));
     return new_frame(s, c->in, s->send_as, berth, &c->out, err);
 }
 

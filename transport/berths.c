@@ -17,6 +17,7 @@ struct sl_berths {
     struct sl_berth *free; /* under lock, like all below */
     int owners, out;       /* out: berths in use */
     int open;
+    size_t least; /* bytes of a payload that leaves in a berth */
     void (*listener)(void *arg);
     void *listener_arg;
     struct sl_berth berths[]; /* they belong to the pool and live as long */
@@ -97,6 +98,22 @@ struct sl_berth *sl_berths_take(struct sl_berths *p)
 struct sl_berth *sl_berths_take_out(struct sl_berths *p)
 {
     return p ? take(p, 1) : NULL;
+}
+
+struct sl_berth *sl_berths_take_for(struct sl_berths *p, size_t bytes)
+{
+    if (!p) return NULL;
+    pthread_mutex_lock(&p->lock);
+    int small = bytes < p->least;
+    pthread_mutex_unlock(&p->lock);
+    return small ? NULL : take(p, 1);
+}
+
+void sl_berths_set_least(struct sl_berths *p, size_t least)
+{
+    pthread_mutex_lock(&p->lock);
+    p->least = least;
+    pthread_mutex_unlock(&p->lock);
 }
 
 void sl_berth_free(struct sl_berth *s)

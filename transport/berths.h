@@ -45,6 +45,10 @@ void sl_berth_free(struct sl_berth *s); /* NULL is fine */
  * payloads asks. sl_berths_take_out is sl_berths_take, and NULL while the answer is no. */
 void sl_berths_open(struct sl_berths *p, int open);
 struct sl_berth *sl_berths_take_out(struct sl_berths *p);
+/* The same for a payload of so many bytes: also NULL below `least` (0 at first), for which the lane
+ * is slower than the link. */
+struct sl_berth *sl_berths_take_for(struct sl_berths *p, size_t bytes);
+void sl_berths_set_least(struct sl_berths *p, size_t least);
 
 /* fn(arg) is called, from any thread, after a berth came back that somebody might wait for; NULL:
  * not any more. At most one listener. fn must not call berths. */

@@ -284,6 +284,9 @@ static struct peer *lane_peer(struct sl_hub *h)
 static void lane_is(struct peer *p, int up)
 {
     const char *name = p->lane == LANE_DEVICE ? "device" : sl_lanes_name(p->hub->lanes);
+    if (p->hub->berths)
+        sl_berths_set_least(p->hub->berths,
+                            p->lane == LANE_DEVICE ? 0 : sl_lanes_least(p->hub->lanes));
     if (p->hub->berths) sl_berths_open(p->hub->berths, up);
     snprintf(p->shown, sizeof p->shown, "%s%s%s", up ? name : "", up ? "/" : "", p->transport);
 }

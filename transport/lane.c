@@ -146,6 +146,11 @@ const char *sl_lanes_name(const struct sl_lanes *l)
     return l->kind->name;
 }
 
+size_t sl_lanes_least(const struct sl_lanes *l)
+{
+    return l->kind->least;
+}
+
 static int start_thread(struct sl_lanes *l)
 {
     sigset_t all, old; /* signals belong to the loop thread */

@@ -30,6 +30,7 @@ struct sl_lanes;
  * `conn` is one lane; places 0 .. SL_LANE_WINDOW - 1 number the payloads under way. */
 struct sl_lane_kind {
     const char *name;
+    size_t least; /* bytes from which it is quicker than a copy through the host */
     void *arg;
     /* The lane thread begins; it calls nothing else before. 0 or an error. */
     int (*attach)(void *arg, struct sl_err *err);
@@ -62,6 +63,7 @@ int sl_lanes_open(struct uv_loop_s *loop, const struct sl_lane_kind *kind, sl_la
 /* Asynchronous; no other callback than done(arg) comes. */
 void sl_lanes_close(struct sl_lanes *l, void (*done)(void *arg), void *arg);
 const char *sl_lanes_name(const struct sl_lanes *l);
+size_t sl_lanes_least(const struct sl_lanes *l);
 
 /* Where others connect to: a new address when the last one has been used. Lives until the next
  * call. */

@@ -41,10 +41,13 @@ static void test_berths(void **state)
     assert_null(sl_berths_take_out(p));
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < 1000; k++) assert_int_equal(((uint8_t *)s[i]->data)[k], i);
+    assert_null(sl_berths_take_for(p, 5000));
     sl_berths_listen(p, count, &heard);
     sl_berth_free(s[1]);
     assert_int_equal(heard, 1);
-    assert_ptr_equal(sl_berths_take(p), s[1]);
+    sl_berths_set_least(p, 500);
+    assert_null(sl_berths_take_for(p, 499));
+    assert_ptr_equal(sl_berths_take_for(p, 500), s[1]);
     sl_berths_listen(p, NULL, NULL);
     assert_ptr_equal(sl_berths_share(p), p);
     sl_berths_release(p);
@@ -58,6 +61,7 @@ static void test_berths(void **state)
     assert_int_equal(heard, 1);
     sl_berth_free(NULL);
     sl_berths_release(NULL);
+    assert_null(sl_berths_take_for(NULL, 1));
     assert_null(sl_berths_take_out(NULL));
 }
 
