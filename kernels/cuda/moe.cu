@@ -5,19 +5,22 @@
  *   choice, sorting (moe_route.cu)   pairs by expert, a list of tiles
  *   gate and up                      hidden = act(gate) * up, at each pair's place
  *   down                             y, at each pair's place
- *   sum (moe_plain.cu)               out += weight * y, experts in ascending order
+ *   sum (moe_plain.cu)               out += weight * y, experts in ascending order; of a single row
+ *                                    part of down
  *
  * Few rows for each expert: weights are streamed once (moe_stream.cuh). Many: a grouped product on
  * tensor cores (moe_grouped.cuh). Which of them is decided from sizes alone; what depends on the
  * routing (how many rows an expert has, which weights are read) only the device knows, so grids are
  * as large as they might have to be, or persistent. Up to SL_DECODE_ROWS_MAX rows it is always
- * streaming, whose sums have the same bits for a row whatever else is in the call. */
+ * streaming, whose sums have the same bits for a row whatever else is in the call.
+ *
+ * Forms without kernels of their own (MXFP8, act-order, F32 ...) go one element at a time. */
 #include "base/sl_assert.h"
 #include "kernels/cuda/moe_forms.cuh"
 
 #define EXPERTS_MAX 1024 /* as the model's SL_EXPERTS_MAX: scores in registers */
-#define Y_BYTES                                                                                    \
-    (256u << 20) /* of outputs kept until they are summed; what is more comes in turns */
+/* Bytes of outputs kept until they are summed; what is more comes in turns of columns. */
+#define Y_BYTES (256u << 20)
 #define Y_STEP SL_TILE_WEIGHTS
 #define ALIGN 256
 

@@ -185,12 +185,14 @@ static __device__ void weigh(const rules &r, const bench &b, int32_t *ids, float
         softmax_chosen(b.weights, r.n_used);
     } else if (r.normalize) {
         sum = 0;
+#pragma unroll 8
         for (int s = 0; s < r.n_used; s++) sum += b.weights[s];
         if (r.gating == SL_GATING_SIGMOID) sum += SUM_MIN;
     }
     for (int s = threadIdx.x % 32; s < r.n_used; s += 32) {
         int32_t id = b.ids[s];
         int rank = 0;
+#pragma unroll 8
         for (int o = 0; o < r.n_used; o++) rank += b.ids[o] < id;
         ids[rank] = id;
         weights[rank] = b.weights[s] / sum * r.scale;

@@ -18,7 +18,11 @@
 #include "kernels/cuda/row.cuh"
 
 #define SL_MOE_WARPS_MAX 8
-#define SL_MOE_DEPTH 4    /* steps of weights in flight per warp: 32 bytes a lane each */
+#define SL_MOE_WARPS_FEW 4
+/* Steps of weights in flight per warp, 32 bytes a lane each: where warps are many, and where they
+ * are few. */
+#define SL_MOE_DEPTH 4
+#define SL_MOE_DEPTH_FEW 8
 #define SL_MOE_X_STEP 128 /* columns to whole numbers of which activations are filled up */
 #define SL_MOE_X_SKEW                                                                              \
     64 /* bytes behind a row of them: the next begins in the other half of the banks */
@@ -32,21 +36,33 @@ static inline __host__ __device__ int sl_moe_x_stride(int cols)
 /* ---- activations ----------------------------------------------------------------------------- */
 
 /* Copies n product rows' halfs to shared memory: 16-byte pieces, those that the four lanes of a row
- * read together side by side, halfs in the order of F's fragments. */
+ * read together side by side, halfs in the order of F's fragments. A warp takes a row, and asks for
+ * much of it before it waits: this stands before the first product. */
 template <class F, class ROW>
 static __device__ __forceinline__ void sl_moe_stage(const ROW &row, int n, int cols, char *smem)
 {
-    constexpr int U = F::LANE_K / 8; /* pieces of a lane's step */
+    constexpr int U = F::LANE_K / 8, AHEAD = 8; /* pieces of a lane's step; of a lane's requests */
     int stride = sl_moe_x_stride(cols), units = (stride - SL_MOE_X_SKEW) / 16;
-    int whole = (int)sl_cuda_pad(cols) / 8;
-    for (int at = threadIdx.x; at < n * units; at += blockDim.x) {
-        int i = at / units, u = at % units;
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (u < whole) v = __ldcg((const uint4 *)sl_row_halfs(row(i)) + u);
-        uint32_t b[2][2];
-        sl_order<F::ORDER>(v, b);
-        int place = u / (4 * U) * (4 * U) + u % U * 4 + u / U % 4;
-        *(uint4 *)(smem + i * stride + 16 * place) = make_uint4(b[0][0], b[0][1], b[1][0], b[1][1]);
+    int whole = (int)sl_cuda_pad(cols) / 8, lane = threadIdx.x % 32;
+    for (int i = threadIdx.x / 32; i < n; i += blockDim.x / 32) {
+        const uint4 *from = (const uint4 *)sl_row_halfs(row(i));
+        for (int u0 = lane; u0 < units; u0 += 32 * AHEAD) {
+            uint4 v[AHEAD];
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++) {
+                v[a] = make_uint4(0, 0, 0, 0);
+                if (u0 + 32 * a < whole) v[a] = __ldcg(from + u0 + 32 * a);
+            }
+#pragma unroll
+            for (int a = 0; a < AHEAD; a++) {
+                int u = u0 + 32 * a, place = u / (4 * U) * (4 * U) + u % U * 4 + u / U % 4;
+                uint32_t b[2][2];
+                sl_order<F::ORDER>(v[a], b);
+                if (u < units)
+                    *(uint4 *)(smem + i * stride + 16 * place) =
+                        make_uint4(b[0][0], b[0][1], b[1][0], b[1][1]);
+            }
+        }
     }
 }
 
@@ -54,13 +70,13 @@ static __device__ __forceinline__ void sl_moe_stage(const ROW &row, int n, int c
 
 /* Rows h = 0: g of the first matrix; h = 1: g of the second (UP), or g + 8 of the same. `lane` are
  * the matrices as seen from this lane's rows, so that a load has no products in its addresses. */
-template <class F, int NT, bool UP> struct sl_moe_warp {
+template <class F, int NT, bool UP, int DEPTH> struct sl_moe_warp {
     const sl_cuda_weight *weight[UP ? 2 : 1];
     sl_weight_view lane[2];
     const float *grid_row[2];
     typename F::constant constant;
-    typename F::raw raw[SL_MOE_DEPTH][2];
-    float grid[F::GRID ? SL_MOE_DEPTH : 1][2];
+    typename F::raw raw[DEPTH][2];
+    float grid[F::GRID ? DEPTH : 1][2];
     float acc[NT][4], sum[F::GRID ? NT : 1][4];
     int row0, row_step; /* first row of the tile that is loaded; to the next one */
     int cols, steps, turns;
@@ -74,10 +90,10 @@ template <class F, int NT, bool UP> struct sl_moe_warp {
         row0 = row, row_step = step;
         cols = first.cols_padded;
         steps = (cols + F::STEP_K - 1) / F::STEP_K;
-        turns = (steps + SL_MOE_DEPTH - 1) / SL_MOE_DEPTH;
+        turns = (steps + DEPTH - 1) / DEPTH;
         aim();
 #pragma unroll
-        for (int d = 0; d < SL_MOE_DEPTH; d++) load(d, d);
+        for (int d = 0; d < DEPTH; d++) load(d, d);
     }
 
     /* Sets `lane` to the rows from row0 on, repeated past the end. */
@@ -172,10 +188,10 @@ template <class F, int NT, bool UP> struct sl_moe_warp {
                 aim();
             }
 #pragma unroll
-            for (int d = 0; d < SL_MOE_DEPTH; d++) {
-                int step = turn * SL_MOE_DEPTH + d;
+            for (int d = 0; d < DEPTH; d++) {
+                int step = turn * DEPTH + d;
                 if (step < steps) multiply(d, step, n, x, stride);
-                if (!last || more) load(d, last ? d : step + SL_MOE_DEPTH);
+                if (!last || more) load(d, last ? d : step + DEPTH);
             }
         }
 #pragma unroll
@@ -191,9 +207,15 @@ template <class F, int NT, bool UP> struct sl_moe_warp {
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
+/* Threads of a block, at most: more registers in flight leave room for fewer. */
+static constexpr int sl_moe_threads(int depth)
+{
+    return 32 * (depth == SL_MOE_DEPTH ? SL_MOE_WARPS_MAX : SL_MOE_WARPS_FEW);
+}
+
 /* Blocks: x: `rounds` times as many tiles of 16 rows as warps; y: the plan's tile. */
-template <class F, int NT>
-static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
+template <class F, int NT, int DEPTH>
+static __global__ void __launch_bounds__(sl_moe_threads(DEPTH), 2)
     sl_moe_stream_up(const __grid_constant__ sl_moe_product m,
                      const __grid_constant__ sl_moe_plan p, int rounds)
 {
@@ -206,7 +228,7 @@ static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     const sl_cuda_weight &gate = m.gate[tile.expert], &up = m.up[tile.expert];
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     int step = blockDim.x / 32 * 8, unit = blockIdx.x * step * rounds + warp * 8 + g;
-    sl_moe_warp<F, NT, true> w;
+    sl_moe_warp<F, NT, true, DEPTH> w;
     w.begin(gate, up, unit - g, step);
     auto row = [&](int i) { return sl_row_head(m.x, p.pair[tile.first + i] / m.n_used, m.cols); };
     if ((int)threadIdx.x < tile.n) scale[threadIdx.x] = __ldcg(row(threadIdx.x)) * F::UNIT;
@@ -239,8 +261,8 @@ static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     }
 }
 
-template <class F, int NT>
-static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
+template <class F, int NT, int DEPTH>
+static __global__ void __launch_bounds__(sl_moe_threads(DEPTH), 2)
     sl_moe_stream_down(const __grid_constant__ sl_moe_product m,
                        const __grid_constant__ sl_moe_plan p, int rounds)
 {
@@ -253,7 +275,7 @@ static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     int step = blockDim.x / 32 * 16, last = min(m.first + p.y_cols, m.rows);
     int row0 = m.first + blockIdx.x * step * rounds + warp * 16;
-    sl_moe_warp<F, NT, false> w;
+    sl_moe_warp<F, NT, false, DEPTH> w;
     w.begin(down, down, row0, step);
     sl_moe_stage<F>([&](int i) { return sl_row_head(m.x, tile.first + i, m.cols); }, tile.n, m.cols,
                     smem);
@@ -306,7 +328,7 @@ static __device__ __forceinline__ float sl_cluster_read(const float *p, int rank
 #endif
 
 template <class F>
-static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
+static __global__ void __launch_bounds__(sl_moe_threads(SL_MOE_DEPTH_FEW), 2)
     sl_moe_one_down(const __grid_constant__ sl_moe_product m, const __grid_constant__ sl_moe_plan p,
                     float *out)
 {
@@ -319,7 +341,7 @@ static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
     int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const sl_cuda_weight &down = m.gate[expert];
     int row0 = blockIdx.x * rows + warp * 16, own = blockIdx.x * rows + threadIdx.x;
-    sl_moe_warp<F, 1, false> w;
+    sl_moe_warp<F, 1, false, SL_MOE_DEPTH_FEW> w;
     w.begin(down, down, row0, 0);
     bool adds = slot == 0 && (int)threadIdx.x < rows && own < m.rows;
     float total = adds ? out[own] : 0;
@@ -348,18 +370,18 @@ static __global__ void __launch_bounds__(32 * SL_MOE_WARPS_MAX, 2)
 
 typedef void sl_moe_kernel(sl_moe_product, sl_moe_plan, int rounds);
 
-/* Warps of a block: few where there is little to do, so that every multiprocessor has some. */
-static inline int sl_moe_warps(const struct sl_cuda *c, int64_t tiles)
+/* Is there so little to do that every multiprocessor gets a block only if they are small? */
+static inline bool sl_moe_few(const struct sl_cuda *c, int64_t tiles)
 {
-    return tiles < c->sms * 16 ? 2 : tiles < c->sms * 48 ? 4 : SL_MOE_WARPS_MAX;
+    return tiles < c->sms * 16;
 }
 
-static inline void sl_moe_start(struct sl_cuda *c, sl_moe_kernel *kernel, int row_tiles,
+static inline void sl_moe_start(struct sl_cuda *c, sl_moe_kernel *kernel, int row_tiles, bool few,
                                 const sl_moe_product *m, const sl_moe_plan *p)
 {
     int64_t tiles = (int64_t)row_tiles * p->tiles_max;
-    int warps = sl_moe_warps(c, tiles), rounds = 1;
-    if (tiles > c->sms * 96) rounds = 2;
+    int warps = few ? 2 : tiles < c->sms * 48 ? 4 : SL_MOE_WARPS_MAX;
+    int rounds = tiles > c->sms * 192 ? 2 : 1;
     int n = p->tile_rows < p->n_pairs ? p->tile_rows : p->n_pairs;
     size_t smem = (size_t)n * sl_moe_x_stride(m->cols);
     dim3 grid((row_tiles + warps * rounds - 1) / (warps * rounds), p->tiles_max);
@@ -372,22 +394,25 @@ static void sl_moe_stream_up_launch(struct sl_cuda *c, const sl_moe_product *m,
                                     const sl_moe_plan *p)
 {
     int tiles = (int)(sl_cuda_pad(m->rows) / 8);
+    bool few = p->tile_rows <= 8 && sl_moe_few(c, (int64_t)tiles * p->tiles_max);
     sl_moe_start(c,
-                 p->tile_rows <= 8    ? sl_moe_stream_up<F, 1>
-                 : p->tile_rows <= 16 ? sl_moe_stream_up<F, 2>
-                                      : sl_moe_stream_up<F, 4>,
-                 tiles, m, p);
+                 few                  ? sl_moe_stream_up<F, 1, SL_MOE_DEPTH_FEW>
+                 : p->tile_rows <= 8  ? sl_moe_stream_up<F, 1, SL_MOE_DEPTH>
+                 : p->tile_rows <= 16 ? sl_moe_stream_up<F, 2, SL_MOE_DEPTH>
+                                      : sl_moe_stream_up<F, 4, SL_MOE_DEPTH>,
+                 tiles, few, m, p);
 }
 
 template <class F>
 static void sl_moe_stream_down_launch(struct sl_cuda *c, const sl_moe_product *m,
                                       const sl_moe_plan *p)
 {
+    int tiles = (p->y_cols + 15) / 16;
     sl_moe_start(c,
-                 p->tile_rows <= 8    ? sl_moe_stream_down<F, 1>
-                 : p->tile_rows <= 16 ? sl_moe_stream_down<F, 2>
-                                      : sl_moe_stream_down<F, 4>,
-                 (p->y_cols + 15) / 16, m, p);
+                 p->tile_rows <= 8    ? sl_moe_stream_down<F, 1, SL_MOE_DEPTH>
+                 : p->tile_rows <= 16 ? sl_moe_stream_down<F, 2, SL_MOE_DEPTH>
+                                      : sl_moe_stream_down<F, 4, SL_MOE_DEPTH>,
+                 tiles, sl_moe_few(c, (int64_t)tiles * p->tiles_max), m, p);
 }
 
 /* 1 when it was done: one row, few enough experts, a card with clusters. */
@@ -396,7 +421,8 @@ static int sl_moe_one_down_launch(struct sl_cuda *c, const sl_moe_product *m, co
                                   float *out)
 {
     if (c->cc < 90 || p->n_pairs != m->n_used || m->n_used > SL_MOE_CLUSTER_MAX) return 0;
-    int tiles = (m->rows + 15) / 16, warps = sl_moe_warps(c, (int64_t)tiles * m->n_used);
+    int tiles = (m->rows + 15) / 16;
+    int warps = sl_moe_few(c, (int64_t)tiles * m->n_used) ? 2 : SL_MOE_WARPS_FEW;
     size_t smem = (size_t)sl_moe_x_stride(m->cols);
     cudaLaunchAttribute attribute[2] = {};
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

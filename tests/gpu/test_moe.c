@@ -77,7 +77,12 @@ static void compare(const struct moe_case *k, int n, const float *got, const flo
     }
     double error = s > 0 ? sqrt(d / s) : sqrt(d);
     if (!(error <= ERROR_MAX)) {
-        printf("error %.2e\n", error);
+        int bad = 0, first = -1; /* a row or two: another choice of experts */
+        for (int i = 0; i < n; i++) {
+            double far = gpu_error(got + i * k->dim, want + i * k->dim, k->dim);
+            if (far > ERROR_MAX && !bad++) first = i;
+        }
+        printf("error %.2e in %d rows from row %d on\n", error, bad, first);
         fail(k->name, n, "not the reference's");
     }
 }
