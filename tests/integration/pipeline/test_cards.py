@@ -50,7 +50,7 @@ def run(program, folder, model, launch, devices, link):
 
 def main():
     program, data = sys.argv[1:3]
-    model = pathlib.Path(data, "models/gguf/llama-Q8_0.gguf")
+    model = pathlib.Path(data, "models/gguf/llama-Q8_0.gguf").resolve()
     cards = count_cards()
     if not cards or not model.exists():
         print("skipped: no NVIDIA card, or no model, is here")

@@ -15,7 +15,7 @@ TOKENS = "1,2,3,4,5,6,7,8,9,10"
 
 def find_model(data):
     real = pathlib.Path.home() / ".cache/sluice/SmolLM2-135M-Instruct.Q4_1.gguf"
-    return next((m for m in (real, pathlib.Path(data, "models/gguf/llama-Q8_0.gguf")) if m.exists()), None)
+    return next((m for m in (real, pathlib.Path(data, "models/gguf/llama-Q8_0.gguf").resolve()) if m.exists()), None)
 
 
 def topology(folder, name, model, link):
