@@ -116,13 +116,14 @@ static int mixture_open(struct mixture *m, struct sl_check_side *s, const struct
 static void check_mixture(struct sl_check_table *t, const struct layer *l, int n)
 {
     struct sl_check_side host = {.kind = "ref", .b = t->ref, .o = t->oracle};
-    struct mixture m, want = {0};
+    struct mixture m = {0}, want = {0};
     struct sl_err err = {0};
     struct sl_check_speed v = {0};
     double error = NAN;
     int64_t count = (int64_t)n * DIM;
     float *x = sl_check_numbers(39, count), *got = malloc(sizeof *got * (size_t)count);
-    int r = x && got ? mixture_open(&m, t->s, l, x, n, &err) : SL_ENOMEM;
+    int r = x && got ? sl_check_fresh(t->s, &err) : SL_ENOMEM;
+    if (!r) r = mixture_open(&m, t->s, l, x, n, &err);
     if (!r) r = mixture_open(&want, &host, l, x, n, &err);
     sl_check_shape(t->s, n);
     if (!r) r = sl_check_once(t->s, run_mixture, &m, &err);
@@ -136,7 +137,7 @@ static void check_mixture(struct sl_check_table *t, const struct layer *l, int n
     if (r && !err.code) sl_err_set(&err, r, "out of memory");
     sl_check_line(t, "experts", "F32", n, "2 of 8, 1024", error, SL_CHECK_ERROR, v, &err);
     if (want.s) mixture_close(&want);
-    if (x && got) mixture_close(&m);
+    if (m.s) mixture_close(&m);
     free(x), free(got);
 }
 
@@ -202,7 +203,8 @@ static void check_draw(struct sl_check_table *t, const char *name, float tempera
     p.temperature = temperature;
     p.top_p = top_p;
     for (int64_t i = 0; x && i < count; i++) x[i] *= 3;
-    d.logits = x ? sl_check_put(s, x, sizeof *x * (size_t)count, &err) : NULL;
+    d.logits =
+        x && !sl_check_fresh(s, &err) ? sl_check_put(s, x, sizeof *x * (size_t)count, &err) : NULL;
     sl_check_shape(s, SL_CHECK_SEQS);
     for (int i = 0; i < SL_CHECK_SEQS; i++) {
         d.draw[i] = (struct sl_draw){

@@ -33,7 +33,7 @@ static void check_norm(struct sl_check_table *t, int n)
     size_t bytes = sizeof(float) * (size_t)count;
     float *x = sl_check_numbers(1, count), *gain = sl_check_numbers(2, DIM);
     float *got = sl_check_numbers(3, count), *want = sl_check_numbers(4, count);
-    if (x && gain && got && want) {
+    if (x && gain && got && want && !sl_check_fresh(s, &err)) {
         w.x = sl_check_put(s, x, bytes, &err);
         w.gain = w.x ? sl_check_put(s, gain, sizeof *gain * DIM, &err) : NULL;
         w.out = w.gain ? sl_check_put(s, NULL, bytes, &err) : NULL;
@@ -146,6 +146,7 @@ static void check_attention(struct sl_check_table *t, int n)
     const struct sl_matrix m = sl_matrix_plain(SL_F32, dim, dim, unit);
     int r = q && unit && k && v ? 0 : sl_err_set(&err, SL_ENOMEM, "out of memory");
     a.kv = (struct sl_kv_view){NULL, NULL, SL_F16, SL_CHECK_BLOCK, KV_HEADS, HEAD_DIM};
+    if (!r) r = sl_check_fresh(s, &err);
     if (!r) r = s->o->load(s->b, SL_USE_MATMUL, &m, &a.unit, &err);
     if (!r) {
         size_t bytes = sizeof *k * (size_t)elements, rows = s->o->rows_bytes(n, dim);

@@ -43,11 +43,13 @@ static int product_open(struct product *p, struct sl_check_side *s, const struct
                         size_t bytes, struct sl_err *err)
 {
     *p = (struct product){.s = s};
+    int r = sl_check_fresh(s, err);
+    if (r) return r;
     int want = (int)SL_MIN(COPIES_MAX, s->weight_bytes / bytes + 1);
     if (m->rows < DIM) want = 1;
     for (; p->copies < want; p->copies++) {
         struct sl_err full = {0};
-        int r = s->o->load(s->b, SL_USE_MATMUL, m, &p->w[p->copies], &full);
+        r = s->o->load(s->b, SL_USE_MATMUL, m, &p->w[p->copies], &full);
         if (r && !p->copies) return sl_err_set(err, r, "%s", full.msg);
         if (r) break; /* fewer copies do */
     }
@@ -177,6 +179,7 @@ static int embed_error(struct sl_check_side *s, const struct sl_check_format *f,
     float *got = malloc(sizeof *got * COUNT), *want = malloc(sizeof *want * COUNT);
     int r = sl_check_matrix(f, ROWS, RAGGED_COLS, &m, memory);
     if (!got || !want) r = SL_ENOMEM;
+    if (!r) r = sl_check_fresh(s, err);
     if (!r) r = s->o->load(s->b, SL_USE_EMBED, &m, &e.w, err);
     if (!r) {
         e.out = sl_check_put(s, NULL, sizeof *got * COUNT, err);

@@ -20,8 +20,9 @@
 
 enum { BLOCKS = SL_CHECK_CONTEXT / SL_CHECK_BLOCK };
 
-static int reserve(struct sl_check_side *s, struct sl_err *err)
+int sl_check_fresh(struct sl_check_side *s, struct sl_err *err)
 {
+    if (!s->o->reserve) return 0;
     uint64_t scratch, all = sl_backend_memory(s->b);
     const struct sl_backend_limits limits = {.max_rows = SL_CHECK_ROWS,
                                              .max_seqs = SL_CHECK_SEQS,
@@ -62,7 +63,7 @@ int sl_check_side_open(const char *kind, struct sl_check_side *s, struct sl_err 
     for (int i = 0; !r && i < SL_CHECK_SEQS * BLOCKS; i++) /* blocks of a sequence lie apart */
         s->tables[i] = i % BLOCKS * SL_CHECK_SEQS + i / BLOCKS;
     for (int i = 0; !r && i < SL_CHECK_ROWS; i++) s->ids[i] = s->picks[i] = i;
-    if (!r && s->o->reserve) r = reserve(s, err);
+    if (!r) r = sl_check_fresh(s, err);
     if (r) sl_check_side_close(s);
     return r;
 }

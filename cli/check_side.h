@@ -26,6 +26,10 @@ struct sl_check_side {
 int sl_check_side_open(const char *kind, struct sl_check_side *s, struct sl_err *err);
 void sl_check_side_close(struct sl_check_side *s);
 
+/* All of the side's memory free again, for the next thing to check; nothing of before may be used.
+ * A card's memory is given out from the front and never piece by piece. */
+int sl_check_fresh(struct sl_check_side *s, struct sl_err *err);
+
 /* `bytes` on the side's memory, holding `from` (NULL: zeros). NULL with *err: no room. */
 void *sl_check_put(struct sl_check_side *s, const void *from, size_t bytes, struct sl_err *err);
 void sl_check_get(struct sl_check_side *s, void *to, const void *from, size_t bytes);
