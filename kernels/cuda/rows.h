@@ -31,7 +31,9 @@ void sl_cuda_embed(struct sl_cuda *c, const struct sl_cuda_weight *w, const int3
 size_t sl_cuda_draw_scratch(const struct sl_backend_limits *l);
 /* Picks [first, first + n) of c->step from logits [n][n_vocab], which are spoiled, into
  * step.drawn and step.scored. The steps are those of stage/sample.h: adjustments, temperature,
- * top-k, top-p, min-p, the draw; ties go to the lower id; NaN counts as minus infinity. */
+ * top-k, top-p, min-p, the draw; ties go to the lower id; NaN counts as minus infinity. A token is
+ * adjusted at most once per draw (sl_sample_adjustments); scores are those of the logits before.
+ * n_vocab <= 2^20. A pick of n_top < 0 and next < 0 costs and touches nothing. */
 void sl_cuda_draw(struct sl_cuda *c, float *logits, int first, int n, int n_vocab);
 
 #ifdef __cplusplus
