@@ -368,10 +368,11 @@ static int write_config(const struct shape *s, const char *format, const char *f
         s->n_vocab, CONTEXT);
     if (r == 0 && s->n_experts)
         r = sl_buf_printf(&b,
-                          ",\"num_experts\":%d,\"num_local_experts\":%d,\"num_experts_per_tok\":%d,"
-                          "\"moe_intermediate_size\":%d,\"norm_topk_prob\":true,"
-                          "\"decoder_sparse_step\":1,\"mlp_only_layers\":[]",
-                          s->n_experts, s->n_experts, s->n_used, s->n_ff_expert);
+                          ",\"%s\":%d,\"num_experts_per_tok\":%d,\"moe_intermediate_size\":%d,"
+                          "\"norm_topk_prob\":true,\"decoder_sparse_step\":1,"
+                          "\"mlp_only_layers\":[]",
+                          strcmp(s->type, "mixtral") == 0 ? "num_local_experts" : "num_experts",
+                          s->n_experts, s->n_used, s->n_ff_expert);
     if (r == 0) r = sl_buf_printf(&b, "%s}\n", quantization(format));
     r = r ? sl_err_set(err, SL_ENOMEM, "no memory") : write_text(folder, "config.json", &b, err);
     sl_buf_close(&b);

@@ -14,8 +14,8 @@ extern "C" {
 uint64_t sl_cuda_weight_bytes(const struct sl_matrix *m);
 
 /* Makes *out of `raw`, whose data, scales, zeros, codebook and order point to device memory (row 0
- * is stored row 0, step 1), in the `bytes` (as sl_cuda_weight_bytes said) at `memory`. Only enqueues;
- * `raw` may be let go of when the stream has run. The codebook must be host memory. */
+ * is stored row 0, step 1), in the `bytes` (as sl_cuda_weight_bytes said) at `memory`. Only
+ * enqueues; `raw` may be let go of when the stream has run. The codebook must be host memory. */
 void sl_cuda_weight_pack(struct sl_cuda *c, const struct sl_matrix *raw, void *memory,
                          struct sl_cuda_weight *out);
 
@@ -23,7 +23,8 @@ void sl_cuda_weight_pack(struct sl_cuda *c, const struct sl_matrix *raw, void *m
 size_t sl_cuda_stream_scratch(int sms, int64_t max_cols);
 
 /* As sl_backend_ops.matmul, for 0 <= n <= SL_DECODE_ROWS_MAX; the weights are
- * p[i].w->packed (struct sl_cuda_weight). A row's bits do not depend on n. */
+ * p[i].w->packed (struct sl_cuda_weight). A row's bits do not depend on the
+ * others, nor on n within n <= 8 and within n > 8. */
 void sl_cuda_stream_matmul(struct sl_cuda *c, const void *x, int n, const struct sl_product *p,
                            int n_products);
 /* As sl_backend_ops.gate_up, for 0 <= n <= SL_DECODE_ROWS_MAX. */

@@ -3,6 +3,7 @@
 #ifndef SL_KERNELS_CUDA_MATMUL_KERNEL_CUH
 #define SL_KERNELS_CUDA_MATMUL_KERNEL_CUH
 
+#include "kernels/cuda/matmul_bulk.cuh"
 #include "kernels/cuda/matmul_core.cuh"
 #include "kernels/cuda/matmul_job.h"
 #include "kernels/cuda/matmul_wide.cuh"
@@ -165,8 +166,9 @@ template <class F, bool GLU> static void sl_ring_start(const struct sl_cuda *c, 
 template <class F, bool GLU>
 static void sl_stream_choose(const struct sl_cuda *c, sl_stream_job *job)
 {
-    if (job->n <= SL_NARROW_MAX && sl_narrow_smem < F, GLU ? 2 : 1,
-        GLU > (job) <= SL_NARROW_SMEM_MAX)
+    if (sl_bulk_start<F, GLU>(c, job)) return; /* a few rows, where the card can */
+    size_t held = sl_narrow_smem<F, GLU ? 2 : 1, GLU>(job);
+    if (job->n <= SL_NARROW_MAX && held <= SL_NARROW_SMEM_MAX)
         sl_narrow_start<F, GLU>(c, job);
     else if (c->cc < 90) /* no clusters */
         sl_ring_start<F, GLU>(c, job);

@@ -77,7 +77,7 @@ static float *random_floats(int64_t n, float scale, uint64_t *seed)
 static void one_product(struct sl_cuda *c, const char *name, const struct matmul_weight *w,
                         const struct input *in, const float *want)
 {
-    static const int sizes[] = {64, 1, 2, 7, 16, 31};
+    static const int sizes[] = {64, 31, 16, 8, 7, 2, 1}; /* two classes: over 8, up to 8 */
     int64_t rows = w->m.rows, all = in->n * rows;
     float *first = malloc((size_t)all * 4), *got = malloc((size_t)all * 4),
           *out = gpu_alloc((size_t)all * 4);
@@ -89,9 +89,9 @@ static void one_product(struct sl_cuda *c, const char *name, const struct matmul
         sl_cuda_stream_matmul(c, in->rows, n, &p, 1);
         gpu_read(c, got, out, (size_t)all * 4);
         check("product", name, n, gpu_error(got, want, n * rows));
-        if (s == 0) memcpy(first, got, (size_t)all * 4);
+        if (s == 0 || n == 8) memcpy(first, got, (size_t)all * 4);
         if (memcmp(first, got, (size_t)(n * rows) * 4)) {
-            printf("FAILED: %s: %d rows give other bits than 64\n", name, n);
+            printf("FAILED: %s: %d rows give other bits than the most of their class\n", name, n);
             failed++;
         }
         for (int64_t i = n * rows; i < all; i++)
