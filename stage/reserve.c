@@ -14,6 +14,8 @@
 #include "stage/internal.h"
 #include "transport/gpu.h"
 
+#define DEVICE_HEAD_MAX 256 /* elements of a head: kernels/cuda/attention.cu */
+
 static size_t align_up(size_t n)
 {
     return (n + SL_MEM_ALIGN - 1) & ~(size_t)(SL_MEM_ALIGN - 1);
@@ -104,9 +106,9 @@ static int kv_type(struct sl_stage *s, struct sl_err *err)
     const char *t = s->p.kv_type;
     s->kv_type = sl_backend_kv_type(s->b);
     if (!t || !*t || strcmp(t, "auto") == 0) return 0;
-    int d = sl_dtype_from_name(t);
-    if (strcmp(t, "fp8") == 0 && s->ops->alloc) d = SL_F8_E4M3;
-    if (d != SL_F32 && d != SL_F16 && d != SL_BF16 && d != SL_F8_E4M3)
+    int d = sl_dtype_from_name(t), fp8 = s->ops->alloc && strcmp(t, "fp8") == 0;
+    if (fp8) d = SL_F8_E4M3;
+    if (d != SL_F32 && d != SL_F16 && d != SL_BF16 && !fp8)
         return sl_err_set(err, SL_EINPUT,
                           "kv_format '%s' is not known to this device; use auto, f32, f16, bf16%s",
                           t, s->ops->alloc ? " or fp8" : "");
@@ -143,6 +145,23 @@ static int n_layers(const struct sl_stage *s)
     return s->p.layer_to - s->p.layer_from;
 }
 
+/* Has a device kernels for heads, or latents, of this model's sizes? */
+static int check_heads(const struct sl_config *c, struct sl_err *err)
+{
+    int dim = c->kv_lora + c->qk_rope;
+    if (c->kv_lora && (dim > SL_LATENT_DIM_MAX || c->kv_lora % 4))
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "no GPU kernels for latents of %d elements, %d of them values (a "
+                          "multiple of 4, at most %d in all); run this model on CPUs",
+                          dim, c->kv_lora, SL_LATENT_DIM_MAX);
+    if (!c->kv_lora && (c->head_dim > DEVICE_HEAD_MAX || c->head_dim % 8))
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "no GPU kernels for heads of %d elements (a multiple of 8, at most %d); "
+                          "run this model on CPUs",
+                          c->head_dim, DEVICE_HEAD_MAX);
+    return 0;
+}
+
 /* The device's own needs. */
 static int reserve_scratch(struct sl_stage *s, uint64_t *bytes, struct sl_err *err)
 {
@@ -166,7 +185,9 @@ static int reserve_scratch(struct sl_stage *s, uint64_t *bytes, struct sl_err *e
         .n_ff = c->n_ff_expert,
         .memory_bytes = s->p.memory_bytes};
     *bytes = 0;
-    return s->ops->reserve ? s->ops->reserve(s->b, &l, bytes, err) : 0;
+    if (!s->ops->reserve) return 0;
+    int r = check_heads(c, err);
+    return r ? r : s->ops->reserve(s->b, &l, bytes, err);
 }
 
 static int too_little(struct sl_stage *s, uint64_t need, uint64_t have, struct sl_err *err)

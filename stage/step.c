@@ -92,6 +92,7 @@ static int make_room(struct sl_stage *s, const struct sl_batch *b, struct sl_err
     size_t rows = 0;
     for (int i = 0; i < b->n_seqs; i++)
         if (b->seqs[i].flags & SL_SEQ_LOGITS) rows += (size_t)b->seqs[i].n_tokens;
+    free(s->all_logits); /* of a step that failed */
     s->all_logits = NULL;
     if (!rows) return 0; /* only the `logits` command pays for this */
     s->all_logits = malloc(rows * (size_t)s->c.n_vocab * sizeof *s->all_logits);

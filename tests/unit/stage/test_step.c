@@ -571,6 +571,10 @@ static void test_params(void **state)
     assert_int_equal(creates(&x, NULL), SL_EINPUT);
     x = p, x.kv_type = "q4_0";
     assert_int_equal(creates(&x, NULL), SL_EINPUT);
+    x = p, x.kv_type = "fp8"; /* only cards have it */
+    assert_int_equal(creates(&x, NULL), SL_EINPUT);
+    x = p, x.kv_type = "f8_e4m3"; /* a format that there is, but not of caches */
+    assert_int_equal(creates(&x, NULL), SL_EINPUT);
     x = p, x.model = "/nonexistent.gguf";
     assert_true(creates(&x, NULL) < 0);
     x = p, x.progress = count_and_stop, x.progress_arg = &calls;
