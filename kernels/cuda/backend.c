@@ -18,7 +18,8 @@
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/wire.h"
 
-#define COPY_THREADS 4 /* that bring weights from the page cache */
+#define COPY_THREADS 4      /* that bring weights from the page cache */
+#define VOCAB_MAX (1 << 20) /* draw.cuh */
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
@@ -230,6 +231,10 @@ static int op_reserve(struct sl_backend *b, const struct sl_backend_limits *l,
                       uint64_t *scratch_bytes, struct sl_err *err)
 {
     struct sl_cuda_backend *g = b->cuda;
+    if (l->n_vocab > VOCAB_MAX)
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "no GPU kernels draw from a vocabulary of %d tokens, over %d", l->n_vocab,
+                          VOCAB_MAX);
     unreserve(g);
     g->limits = *l;
     g->c.scratch_bytes = scratch_of(&g->c, l);
@@ -357,6 +362,7 @@ void sl_cuda_close(struct sl_backend *b)
 {
     struct sl_cuda_backend *g = b->cuda;
     if (!g) return;
+    if (g->c.stream) cudaSetDevice(g->c.device); /* any thread may close it */
     unreserve(g);
     if (g->c.lt) sl_cuda_lt_destroy(&g->c);
     for (int i = 0; i < 2; i++) {

@@ -10,7 +10,8 @@
 #include "base/sl_assert.h"
 #include "kernels/cuda/backend.h"
 
-#define LEN_MIN 512 /* shortest sequence length that recorded steps distinguish */
+#define LEN_MIN 512          /* shortest sequence length that recorded steps distinguish */
+#define NEW_BLOCKS_MAX 65536 /* entries of block tables in one step: SL_BATCH_BLOCKS_MAX */
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
@@ -22,9 +23,9 @@ static size_t draw_words(void)
 /* The descriptor of the largest step, 4-byte words. */
 static size_t blob_words(const struct sl_backend_limits *l)
 {
-    size_t rows = (size_t)l->max_rows;
-    return SL_CUDA_BLOB_HEAD + rows * (6 + 4 + draw_words()) + (size_t)l->max_blocks * 3 +
-           (size_t)l->max_seqs * 3 + SL_ADJUSTS_MAX * 3;
+    size_t rows = (size_t)l->max_rows, tables = (size_t)l->max_seqs * (size_t)l->max_blocks;
+    return SL_CUDA_BLOB_HEAD + rows * (6 + 4 + draw_words()) +
+           SL_MIN(tables, (size_t)NEW_BLOCKS_MAX) * 3 + SL_ADJUSTS_MAX * 3;
 }
 
 /* The fixed arrays, in the order of `own`: where their address goes, bytes. */
