@@ -38,22 +38,30 @@ static void run_mixture(void *arg, int call)
 /* The four kinds of matrices of a layer, in the memory of the caller. */
 struct layer {
     struct sl_matrix router, gate[EXPERTS], up[EXPERTS], down[EXPERTS];
-    float *numbers[1 + 3 * EXPERTS];
+    float *router_numbers;
+    uint16_t *numbers[3 * EXPERTS]; /* halfs, as experts are */
 };
 
 static int layer_make(struct layer *l)
 {
-    for (int i = 0; i < 1 + 3 * EXPERTS; i++) {
-        int64_t n = i ? (int64_t)DIM * N_FF : EXPERTS * DIM;
-        l->numbers[i] = sl_check_numbers((uint64_t)(40 + i), n);
-        if (!l->numbers[i]) return SL_ENOMEM;
-        for (int64_t k = 0; k < n; k++) l->numbers[i][k] *= i ? 0.03f : 0.1f;
+    int64_t n = (int64_t)DIM * N_FF;
+    l->router_numbers = sl_check_numbers(40, EXPERTS * DIM);
+    if (!l->router_numbers) return SL_ENOMEM;
+    for (int i = 0; i < EXPERTS * DIM; i++) l->router_numbers[i] *= 0.1f;
+    for (int i = 0; i < 3 * EXPERTS; i++) {
+        float *x = sl_check_numbers((uint64_t)(41 + i), n);
+        l->numbers[i] = malloc((size_t)n * sizeof *l->numbers[i]);
+        for (int64_t k = 0; x && l->numbers[i] && k < n; k++)
+            l->numbers[i][k] = sl_float_to_half(0.03f * x[k]);
+        int ok = x && l->numbers[i];
+        free(x);
+        if (!ok) return SL_ENOMEM;
     }
-    l->router = sl_matrix_plain(SL_F32, EXPERTS, DIM, l->numbers[0]);
+    l->router = sl_matrix_plain(SL_F32, EXPERTS, DIM, l->router_numbers);
     for (int e = 0; e < EXPERTS; e++) {
-        l->gate[e] = sl_matrix_plain(SL_F32, N_FF, DIM, l->numbers[1 + 3 * e]);
-        l->up[e] = sl_matrix_plain(SL_F32, N_FF, DIM, l->numbers[2 + 3 * e]);
-        l->down[e] = sl_matrix_plain(SL_F32, DIM, N_FF, l->numbers[3 + 3 * e]);
+        l->gate[e] = sl_matrix_plain(SL_F16, N_FF, DIM, l->numbers[3 * e]);
+        l->up[e] = sl_matrix_plain(SL_F16, N_FF, DIM, l->numbers[3 * e + 1]);
+        l->down[e] = sl_matrix_plain(SL_F16, DIM, N_FF, l->numbers[3 * e + 2]);
     }
     return 0;
 }
@@ -135,7 +143,7 @@ static void check_mixture(struct sl_check_table *t, const struct layer *l, int n
     }
     if (n > SL_CHECK_SEQS) v.flops = 6.0 * n * USED * DIM * N_FF;
     if (r && !err.code) sl_err_set(&err, r, "out of memory");
-    sl_check_line(t, "experts", "F32", n, "2 of 8, 1024", error, SL_CHECK_ERROR, v, &err);
+    sl_check_line(t, "experts", "F16", n, "2 of 8, 1024", error, SL_CHECK_ERROR, v, &err);
     if (want.s) mixture_close(&want);
     if (m.s) mixture_close(&m);
     free(x), free(got);
@@ -151,9 +159,10 @@ void sl_check_feeds(struct sl_check_table *t)
         check_mixture(t, l, SL_CHECK_ROWS);
     } else {
         sl_err_set(&err, r, "out of memory");
-        sl_check_line(t, "experts", "F32", 0, "", NAN, 0, (struct sl_check_speed){0}, &err);
+        sl_check_line(t, "experts", "F16", 0, "", NAN, 0, (struct sl_check_speed){0}, &err);
     }
-    for (int i = 0; l && i < 1 + 3 * EXPERTS; i++) free(l->numbers[i]);
+    for (int i = 0; l && i < 3 * EXPERTS; i++) free(l->numbers[i]);
+    if (l) free(l->router_numbers);
     free(l);
 }
 

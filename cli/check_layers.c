@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/sl_assert.h"
+
 #define DIM 4096
 #define GAIN_EPS 1e-5f
 
@@ -101,34 +103,80 @@ static float *unit_matrix(int dim)
     return u;
 }
 
-/* Halfs of a cache for all sequences. */
-static uint16_t *cache(uint64_t seed, int64_t n)
+/* Keys and values of SL_CHECK_ROWS tokens are a window of these pools, another one for each share.
+ */
+#define TOKEN (KV_HEADS * HEAD_DIM)
+#define SHIFT 64 /* elements from one window to the next */
+#define SHARES (SL_CHECK_CONTEXT / SL_CHECK_ROWS)
+#define POOL (SL_CHECK_ROWS * TOKEN + SL_CHECK_SEQS * SHARES * SHIFT)
+#define CACHE_BYTES ((size_t)2 * SL_CHECK_SEQS * SL_CHECK_CONTEXT * TOKEN)
+
+struct writing {
+    struct attending *a;
+    const float *k, *v; /* of the share */
+};
+
+static void run_write(void *arg, int call)
 {
-    float *x = sl_check_numbers(seed, n);
-    uint16_t *h = malloc((size_t)n * sizeof *h);
-    for (int64_t i = 0; x && h && i < n; i++) h[i] = sl_float_to_half(x[i]);
-    free(x);
-    return h;
+    struct writing *w = arg;
+    struct sl_check_side *s = w->a->s;
+    (void)call;
+    s->o->kv_write(s->b, &w->a->kv, s->seqs, 1, w->k, w->v);
+}
+
+/* Fills the caches of both sides by their own kv_write: how a cache lies in memory is the backend's
+ * matter. k and v are pools on the host, dk and dv the same on the side. */
+static int write_caches(struct sl_check_table *t, struct attending *a, struct sl_kv_view *plain,
+                        const float *k, const float *v, const float *dk, const float *dv,
+                        struct sl_err *err)
+{
+    struct sl_check_side *s = a->s;
+    int decode = a->n <= SL_CHECK_SEQS, r = 0;
+    for (int share = 0; share < (decode ? SL_CHECK_SEQS * SHARES : 1) && !r; share++) {
+        int seq = share / SHARES, pos = share % SHARES * SL_CHECK_ROWS;
+        struct writing w = {a, dk + share * SHIFT, dv + share * SHIFT};
+        sl_check_shape(s, SL_CHECK_ROWS);
+        s->seqs[0].slot = seq;
+        s->seqs[0].pos = pos;
+        s->seqs[0].blocks = s->tables + seq * s->seqs[0].n_blocks;
+        for (int i = 0; i < SL_CHECK_ROWS; i++) s->pos[i] = pos + i;
+        r = sl_check_once(s, run_write, &w, err);
+        t->oracle->kv_write(t->ref, plain, s->seqs, 1, k + share * SHIFT, v + share * SHIFT);
+    }
+    return r;
 }
 
 static int attention_error(struct sl_check_table *t, struct attending *a, const float *q,
-                           const uint16_t *k, const uint16_t *v, double *error, struct sl_err *err)
+                           const struct sl_kv_view *plain, double *error, struct sl_err *err)
 {
     int64_t count = (int64_t)a->n * HEADS * HEAD_DIM;
-    struct sl_kv_view kv = a->kv;
     float *got = malloc(sizeof *got * (size_t)count), *want = malloc(sizeof *want * (size_t)count);
     int r = got && want ? 0 : SL_ENOMEM;
-    kv.k = (void *)(uintptr_t)k;
-    kv.v = (void *)(uintptr_t)v;
     if (!r) r = sl_check_once(a->s, run_attention, a, err);
     if (!r) r = sl_check_once(a->s, run_unit, a, err);
     if (!r) {
         sl_check_get(a->s, got, a->plain, sizeof *got * (size_t)count);
-        t->oracle->attention(t->ref, &kv, a->s->seqs, a->s->step.n_seqs, q, &a->how, want);
+        t->oracle->attention(t->ref, plain, a->s->seqs, a->s->step.n_seqs, q, &a->how, want);
         *error = sl_check_error(got, want, count);
     }
     free(got), free(want);
     return r;
+}
+
+/* What the side needs of memory; 0 or an error. */
+static int attending_open(struct attending *a, const float *q, const float *k, const float *v,
+                          float **dk, float **dv, struct sl_err *err)
+{
+    struct sl_check_side *s = a->s;
+    size_t dim = HEADS * HEAD_DIM, bytes = sizeof *q * (size_t)a->n * dim;
+    a->kv.k = sl_check_put(s, NULL, CACHE_BYTES, err);
+    a->kv.v = a->kv.k ? sl_check_put(s, NULL, CACHE_BYTES, err) : NULL;
+    *dk = a->kv.v ? sl_check_put(s, k, sizeof *k * POOL, err) : NULL;
+    *dv = *dk ? sl_check_put(s, v, sizeof *v * POOL, err) : NULL;
+    a->q = *dv ? sl_check_put(s, q, bytes, err) : NULL;
+    a->out = a->q ? sl_check_put(s, NULL, s->o->rows_bytes(a->n, (int64_t)dim), err) : NULL;
+    a->plain = a->out ? sl_check_put(s, NULL, bytes, err) : NULL;
+    return a->plain ? 0 : SL_ENOMEM;
 }
 
 static void check_attention(struct sl_check_table *t, int n)
@@ -138,39 +186,31 @@ static void check_attention(struct sl_check_table *t, int n)
     struct sl_err err = {0};
     struct sl_check_speed speed = {0};
     double error = NAN;
-    int dim = HEADS * HEAD_DIM;
-    int64_t count = (int64_t)n * dim;
-    int64_t elements = (int64_t)SL_CHECK_SEQS * SL_CHECK_CONTEXT * KV_HEADS * HEAD_DIM;
-    float *q = sl_check_numbers(11, count), *unit = unit_matrix(dim);
-    uint16_t *k = cache(12, elements), *v = cache(13, elements);
+    int dim = HEADS * HEAD_DIM, few = n <= SL_CHECK_SEQS;
+    float *q = sl_check_numbers(11, (int64_t)n * dim), *unit = unit_matrix(dim);
+    float *k = sl_check_numbers(12, POOL), *v = sl_check_numbers(13, POOL), *dk = NULL, *dv = NULL;
+    struct sl_kv_view plain = {
+        calloc(1, CACHE_BYTES), calloc(1, CACHE_BYTES), SL_F16, SL_CHECK_BLOCK, KV_HEADS, HEAD_DIM};
     const struct sl_matrix m = sl_matrix_plain(SL_F32, dim, dim, unit);
-    int r = q && unit && k && v ? 0 : sl_err_set(&err, SL_ENOMEM, "out of memory");
+    int r = q && unit && k && v && plain.k && plain.v ? sl_check_fresh(s, &err) : SL_ENOMEM;
     a.kv = (struct sl_kv_view){NULL, NULL, SL_F16, SL_CHECK_BLOCK, KV_HEADS, HEAD_DIM};
-    if (!r) r = sl_check_fresh(s, &err);
     if (!r) r = s->o->load(s->b, SL_USE_MATMUL, &m, &a.unit, &err);
-    if (!r) {
-        size_t bytes = sizeof *k * (size_t)elements, rows = s->o->rows_bytes(n, dim);
-        a.kv.k = sl_check_put(s, k, bytes, &err);
-        a.kv.v = a.kv.k ? sl_check_put(s, v, bytes, &err) : NULL;
-        a.q = a.kv.v ? sl_check_put(s, q, sizeof *q * (size_t)count, &err) : NULL;
-        a.out = a.q ? sl_check_put(s, NULL, rows, &err) : NULL;
-        a.plain = a.out ? sl_check_put(s, NULL, sizeof *q * (size_t)count, &err) : NULL;
-        r = a.plain ? 0 : SL_ENOMEM;
-    }
+    if (!r) r = attending_open(&a, q, k, v, &dk, &dv, &err);
+    if (!r) r = write_caches(t, &a, &plain, k, v, dk, dv, &err);
     sl_check_shape(s, n);
-    if (!r) r = attention_error(t, &a, q, k, v, &error, &err);
+    if (!r) r = attention_error(t, &a, q, &plain, &error, &err);
     if (!r) speed.seconds = sl_check_time(s, run_attention, &a, &err);
-    if (n <= SL_CHECK_SEQS)
-        speed.bytes = 2.0 * sizeof *k * n * SL_CHECK_CONTEXT * KV_HEADS * HEAD_DIM;
+    if (few)
+        speed.bytes = 2.0 * 2 * n * SL_CHECK_CONTEXT * TOKEN; /* halfs of keys and values */
     else
         speed.flops = 4.0 * n * (n + 1) / 2 * dim;
     if (r && !err.code) sl_err_set(&err, r, "out of memory");
-    sl_check_line(t, "attention", "F16", n, n <= SL_CHECK_SEQS ? "4096 keys each" : "512 keys",
-                  error, SL_CHECK_ERROR, speed, &err);
-    sl_check_drop(s, a.kv.k), sl_check_drop(s, a.kv.v), sl_check_drop(s, a.q);
-    sl_check_drop(s, a.out), sl_check_drop(s, a.plain);
+    sl_check_line(t, "attention", "F16", n, few ? "4096 keys each" : "512 keys", error,
+                  SL_CHECK_ERROR, speed, &err);
+    void *all[] = {a.kv.k, a.kv.v, dk, dv, a.q, a.out, a.plain};
+    for (size_t i = 0; i < SL_ARRAY_LEN(all); i++) sl_check_drop(s, all[i]);
     s->o->unload(s->b, &a.unit);
-    free(q), free(unit), free(k), free(v);
+    free(q), free(unit), free(k), free(v), free(plain.k), free(plain.v);
 }
 
 void sl_check_attentions(struct sl_check_table *t)
