@@ -32,26 +32,14 @@ void sl_peer_forget(struct stage_peer *p)
 
 /* ---- joining --------------------------------------------------------------------------------- */
 
-static int is_here(const struct sl_node *n)
-{
-    return n->launch == SL_LAUNCH_LOCAL || n->launch == SL_LAUNCH_THREAD;
-}
-
-/* What a stage may use of `free_bytes`, which every stage of its host sees alike: those without a
- * limit of their own share it equally, less a part for everybody else. One that comes back gets
- * what it had: its host's memory is now full of its neighbours, and the plan counts on it. */
+/* What a stage may use of `free_bytes`, which every stage of its host or card sees alike: those
+ * without a limit of their own share it equally, less a part for everybody else. One that comes
+ * back gets what it had: the memory is now full of its neighbours, and the plan counts on it. */
 static uint64_t share_memory(struct sl_service *s, struct stage_peer *p, uint64_t free_bytes)
 {
-    const struct sl_cluster *c = s->cluster;
-    const struct sl_device *d = &c->devices[p->device];
-    const struct sl_node *mine = &c->nodes[d->node];
+    const struct sl_device *d = &s->cluster->devices[p->device];
     if (sl_coord_plan(s->coord) && p->memory_bytes) return p->memory_bytes;
-    int same = 0;
-    for (int i = 0; i < c->n_devices; i++) {
-        const struct sl_node *n = &c->nodes[c->devices[i].node];
-        int together = (is_here(n) && is_here(mine)) || strcmp(n->host, mine->host) == 0;
-        same += c->devices[i].memory_bytes == 0 && together;
-    }
+    int same = sl_cluster_sharers(s->cluster, p->device);
     uint64_t bytes = free_bytes / 100 * SL_FREE_PERCENT;
     if (same > 1) bytes /= (uint64_t)same;
     bytes -= SL_MIN(bytes, d->reserve_bytes + s->workspace_bytes);

@@ -108,6 +108,24 @@ int sl_cluster_single(const char *model_path, const char *backend, const int *cp
     return 0;
 }
 
+static int is_here(const struct sl_node *n)
+{
+    return n->launch == SL_LAUNCH_LOCAL || n->launch == SL_LAUNCH_THREAD;
+}
+
+int sl_cluster_sharers(const struct sl_cluster *c, int device)
+{
+    const struct sl_device *mine = &c->devices[device];
+    const struct sl_node *home = &c->nodes[mine->node];
+    int n = 0;
+    for (const struct sl_device *d = c->devices; d < c->devices + c->n_devices; d++) {
+        const struct sl_node *node = &c->nodes[d->node];
+        int together = (is_here(node) && is_here(home)) || strcmp(node->host, home->host) == 0;
+        n += d->memory_bytes == 0 && d->gpu == mine->gpu && together;
+    }
+    return n;
+}
+
 void sl_cluster_close(struct sl_cluster *c)
 {
     sl_arena_close(&c->arena);

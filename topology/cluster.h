@@ -116,6 +116,10 @@ int sl_cluster_single(const char *model_path, const char *backend, const int *cp
                       int n_stages, struct sl_cluster *out, struct sl_err *err);
 void sl_cluster_close(struct sl_cluster *c);
 
+/* How many devices without a memory limit of their own have the memory that this one has: CPUs of
+ * one host, or one card of it. This one counts, unless it has a limit. */
+int sl_cluster_sharers(const struct sl_cluster *c, int device);
+
 /* "0-3,8" to CPU numbers in `out` (at most max); returns the count or SL_EINPUT. */
 int sl_cpus_parse(const char *s, int *out, int max, struct sl_err *err);
 

@@ -196,6 +196,35 @@ static void cards_carry_their_limits(void **state)
     sl_cluster_close(&c);
 }
 
+/* Memory is a card's or a host's: four cards beside CPUs do not share one. */
+static void memory_is_shared_where_it_is_one(void **state)
+{
+    static const char text[] = "model: {path: m}\n"
+                               "nodes:\n"
+                               "- name: a\n"
+                               "  devices: [{gpu: 0}, {gpu: 1}, {cpu: 0-1}, {cpu: 2-3}]\n"
+                               "- name: b\n"
+                               "  devices: [{gpu: 1}, {cpu: 4-5, memory: 1GiB}]\n"
+                               "- name: c\n"
+                               "  host: c.example\n"
+                               "  launch: ssh\n"
+                               "  devices: [{gpu: 0}, {cpu: all}]\n";
+    static const int want[] = {1, 2, 2, 2, 2, 2, 1, 1};
+    struct sl_cluster c;
+    struct sl_err err;
+    (void)state;
+    if (sl_cluster_parse("x.yaml", text, sizeof text - 1, &c, &err)) fail_msg("%s", err.msg);
+    assert_int_equal(c.n_devices, (int)SL_ARRAY_LEN(want));
+    for (int i = 0; i < c.n_devices; i++) assert_int_equal(sl_cluster_sharers(&c, i), want[i]);
+    sl_cluster_close(&c);
+    assert_int_equal(sl_cluster_single("m", "cuda", NULL, 0, 4, &c, &err), 0);
+    assert_int_equal(sl_cluster_sharers(&c, 3), 1);
+    sl_cluster_close(&c);
+    assert_int_equal(sl_cluster_single("m", "cuda:0", NULL, 0, 3, &c, &err), 0);
+    assert_int_equal(sl_cluster_sharers(&c, 1), 3);
+    sl_cluster_close(&c);
+}
+
 static void paths_count_from_the_files_folder(void **state)
 {
     static const struct {
@@ -372,6 +401,7 @@ int main(void)
         cmocka_unit_test(reads_the_top_level),
         cmocka_unit_test(reads_nodes_and_devices),
         cmocka_unit_test(cards_carry_their_limits),
+        cmocka_unit_test(memory_is_shared_where_it_is_one),
         cmocka_unit_test(paths_count_from_the_files_folder),
         cmocka_unit_test(adapters_have_names_and_paths),
         cmocka_unit_test(launch_follows_the_host),
