@@ -12,8 +12,7 @@
 #include "transport/link.h"
 #include "transport/versions.h"
 
-#define LEAST_CAPABILITY 89 /* of cards whose kernels are in this build: Ada */
-#define NAMES_MAX 256       /* bytes of the list of transports */
+#define NAMES_MAX 256 /* bytes of the list of transports */
 
 static void problem(json_t *problems, const char *text)
 {
@@ -49,7 +48,7 @@ static json_t *describe_card(int number, json_t *problems)
         return json_pack("{s:s, s:s}", "kind", kind, "why", err.msg);
     }
     snprintf(capability, sizeof capability, "%d.%d", card.capability / 10, card.capability % 10);
-    if (card.capability < LEAST_CAPABILITY) {
+    if (card.capability < SL_CARD_CAPABILITY_LEAST) {
         snprintf(text, sizeof text,
                  "%s (%s) has compute capability %s; kernels are made for 8.9 and later, so that "
                  "this card cannot take a stage",

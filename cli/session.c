@@ -11,6 +11,7 @@
 #include "base/sl_assert.h"
 #include "base/text.h"
 #include "cli/resolve.h"
+#include "kernels/card.h"
 #include "kernels/kernels.h"
 #include "proto/control.h"
 #include "stage/loop.h"
@@ -54,6 +55,17 @@ int sl_session_cpus(const struct sl_session_options *o, int *cpus, struct sl_err
     return n;
 }
 
+/* Is the first card one that stages can be on? A machine whose card is too old has its CPUs. */
+static int card_is_usable(void)
+{
+    struct sl_card card;
+    struct sl_err err;
+    if (sl_backend_cards() == 0) return 0;
+    if (sl_card_describe(0, &card, &err) || card.capability >= SL_CARD_CAPABILITY_LEAST) return 1;
+    sl_log(SL_LOG_WARN, "cli", "card 0 (%s) is too old for our kernels; using the CPUs", card.name);
+    return 0;
+}
+
 static int single(const struct sl_session_options *o, struct sl_cluster *out, struct sl_err *err)
 {
     char path[4096];
@@ -65,7 +77,8 @@ static int single(const struct sl_session_options *o, struct sl_cluster *out, st
     if (n < 0) return n;
     int stages = o->stages ? (int)o->stages : 1, cards = sl_backend_cards();
     const char *backend = o->backend;
-    if (!backend && cards && !o->cpus && !o->threads && !sl_env_get("SLUICE_CPU")) backend = "cuda";
+    if (!backend && !o->cpus && !o->threads && !sl_env_get("SLUICE_CPU") && card_is_usable())
+        backend = "cuda";
     if (backend && strcmp(backend, "cuda") == 0 && stages > cards && cards) backend = "cuda:0";
     r = sl_cluster_single(path, backend, cpus, n, stages, out, err);
     for (int i = 0; r == 0 && i < out->n_devices; i++) {

@@ -11,6 +11,8 @@
 extern "C" {
 #endif
 
+#define SL_CARD_CAPABILITY_LEAST 89 /* of cards that kernels are made for: Ada */
+
 /* Versions as CUDA counts them, 13000 is 13.0; 0: there is none. */
 struct sl_cuda_versions {
     int built;   /* the toolkit that compiled this program */

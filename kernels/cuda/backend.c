@@ -8,6 +8,7 @@
 
 #include "base/sl_assert.h"
 #include "base/text.h"
+#include "kernels/card.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/batch.h"
 #include "kernels/cuda/device.h"
@@ -310,17 +311,37 @@ int sl_cuda_devices(void)
     return n;
 }
 
+/* Is there such a card? Where there is none at all, why. */
+static int find_device(int device, struct sl_err *err)
+{
+    int driver = 0, n = 0;
+    cudaDriverGetVersion(&driver); /* leaves 0 without one, of which CUDA says that it is old */
+    if (!driver)
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "card %d: no NVIDIA driver is installed here; install one, or leave "
+                          "cards out with --backend cpu",
+                          device);
+    cudaError_t e = cudaGetDeviceCount(&n);
+    cudaGetLastError(); /* said here */
+    if (e != cudaSuccess)
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "card %d: the NVIDIA driver (for CUDA %d.%d, we are built with %d.%d) "
+                          "says: %s; look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+                          device, driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                          CUDART_VERSION % 1000 / 10, cudaGetErrorString(e));
+    if (device >= 0 && device < n) return 0;
+    return sl_err_set(err, SL_EUNSUPPORTED,
+                      "card %d does not exist here: NVIDIA cards that are visible are %d, counted "
+                      "from 0; look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+                      device, n);
+}
+
 static int open_device(struct sl_cuda_backend *g, int device, const struct sl_cuda_limits *limits,
                        struct sl_err *err)
 {
     struct cudaDeviceProp p;
-    int driver = 0, n = sl_cuda_devices(), low, high;
-    cudaDriverGetVersion(&driver);
-    if (device < 0 || device >= n)
-        return sl_err_set(err, SL_EUNSUPPORTED,
-                          "card %d does not exist here: %d NVIDIA cards are visible (driver for "
-                          "CUDA %d.%d); check nvidia-smi and CUDA_VISIBLE_DEVICES",
-                          device, n, driver / 1000, driver % 1000 / 10);
+    int low, high, r = find_device(device, err);
+    if (r) return r;
     if (cudaSetDevice(device) != cudaSuccess || cudaGetDeviceProperties(&p, device) != cudaSuccess)
         return sl_cuda_check("opening the card", err);
     g->c.device = device;
@@ -328,12 +349,14 @@ static int open_device(struct sl_cuda_backend *g, int device, const struct sl_cu
     g->c.sms = p.multiProcessorCount;
     g->c.smem_max = (int)p.sharedMemPerBlockOptin;
     g->c.l2_bytes = (size_t)p.l2CacheSize;
-    if (g->c.cc < 80)
+    if (g->c.cc < SL_CARD_CAPABILITY_LEAST)
         return sl_err_set(err, SL_EUNSUPPORTED,
-                          "card %d (%s) has compute capability %d.%d; 8.0 or later is needed",
-                          device, p.name, p.major, p.minor);
+                          "card %d (%s) has compute capability %d.%d; %d.%d or later is needed; "
+                          "leave it out with --backend cpu",
+                          device, p.name, p.major, p.minor, SL_CARD_CAPABILITY_LEAST / 10,
+                          SL_CARD_CAPABILITY_LEAST % 10);
     cudaDeviceGetStreamPriorityRange(&low, &high);
-    int r = sl_cuda_held_open(&g->held, &g->c, limits, low, err);
+    r = sl_cuda_held_open(&g->held, &g->c, limits, low, err);
     if (r) return r;
     for (int i = 0; i < 2; i++) {
         cudaMallocHost(&g->pinned[i].data, SL_CUDA_PINNED_BYTES);
@@ -391,6 +414,7 @@ uint64_t sl_cuda_card_memory(int device)
     size_t unused = 0, all = 0;
     cudaSetDevice(device);
     cudaMemGetInfo(&unused, &all);
+    cudaGetLastError(); /* a card that cannot say has none */
     return unused > SL_CUDA_RESERVE_BYTES ? unused - SL_CUDA_RESERVE_BYTES : 0;
 }
 

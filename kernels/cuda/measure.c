@@ -38,5 +38,6 @@ double sl_cuda_measure_bandwidth(struct sl_cuda *c)
     if (from) cudaEventDestroy(from);
     if (to) cudaEventDestroy(to);
     cudaFree(p);
+    cudaGetLastError(); /* a launch that failed will fail again where it is told */
     return best;
 }

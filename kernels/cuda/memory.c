@@ -17,14 +17,20 @@ int sl_cuda_check(const char *what, struct sl_err *err)
 {
     cudaError_t e = cudaGetLastError();
     if (e == cudaSuccess) return 0;
+    if (e == cudaErrorNoKernelImageForDevice)
+        return sl_err_set(err, SL_EUNSUPPORTED,
+                          "%s: this sluice has no kernels for cards of this compute capability "
+                          "(`sluice check` shows it); build it with SLUICE_CUDA_ARCHS for it",
+                          what);
     return sl_err_set(err, e == cudaErrorMemoryAllocation ? SL_ENOMEM : SL_ESYS, "%s: CUDA: %s",
                       what, cudaGetErrorString(e));
 }
 
 int sl_cuda_arena_open(struct sl_cuda_backend *g, uint64_t bytes, struct sl_err *err)
 {
-    size_t unused, all;
+    size_t unused = 0, all = 0;
     char want[32], have[32];
+    bytes -= bytes % ALIGN; /* what is left() can then be had in one piece */
     if (cudaMalloc((void **)&g->arena.base, bytes) == cudaSuccess) {
         g->arena.bytes = bytes;
         return 0;

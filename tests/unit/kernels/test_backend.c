@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,28 @@ static void cpu_is_the_best_row_unless_overridden(void **state)
     sl_backend_destroy(NULL);
 }
 
+/* With and without CUDA, with and without cards: one that is not there is told by its number. */
+static void a_card_that_is_not_here(void **state)
+{
+    static const char *const wrong[] = {"cuda:", "cuda:x", "cuda:1x", "cuda:-1", "cuda:1024"};
+    char kind[24], number[16];
+    struct sl_backend *b;
+    struct sl_err err = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct sl_backend_params p = {.kind = wrong[i], .n_threads = 1};
+        assert_int_equal(sl_backend_create(&p, &b, &err), SL_EINPUT);
+        assert_non_null(strstr(err.msg, wrong[i]));
+    }
+    snprintf(kind, sizeof kind, "cuda:%d", sl_backend_cards());
+    snprintf(number, sizeof number, "%d", sl_backend_cards());
+    struct sl_backend_params p = {.kind = kind, .n_threads = 1};
+    assert_int_equal(sl_backend_create(&p, &b, &err), SL_EUNSUPPORTED);
+    assert_non_null(strstr(err.msg, number));
+    assert_non_null(strstr(err.msg, ";")); /* a remedy follows */
+    assert_true(sl_backend_card_memory(sl_backend_cards()) == 0);
+}
+
 static int load(struct sl_backend *b, int rows, int cols, const float *data, struct sl_weight *w)
 {
     const struct sl_matrix m = sl_matrix_plain(SL_F32, rows, cols, data);
@@ -115,6 +138,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_listed_row_can_be_made),
         cmocka_unit_test(cpu_is_the_best_row_unless_overridden),
+        cmocka_unit_test(a_card_that_is_not_here),
         cmocka_unit_test(reference_matmul),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
