@@ -209,6 +209,15 @@ void sl_cuda_unload(struct sl_backend *b, struct sl_weight *w)
     *w = (struct sl_weight){0};
 }
 
+/* Kernels for many weights look at the first to know them all. */
+static int one_form(const struct sl_cuda_weight *a, const struct sl_cuda_weight *b)
+{
+    return a->code_kind == b->code_kind && a->scale_kind == b->scale_kind &&
+           a->min_kind == b->min_kind && a->group == b->group && a->offset == b->offset &&
+           a->rows == b->rows && a->cols == b->cols && a->grid_rows == b->grid_rows &&
+           !a->order == !b->order;
+}
+
 int sl_cuda_group(struct sl_backend *b, struct sl_weight *w, int n, struct sl_err *err)
 {
     struct sl_cuda_weight *all = malloc((size_t)n * sizeof *all);
@@ -216,11 +225,11 @@ int sl_cuda_group(struct sl_backend *b, struct sl_weight *w, int n, struct sl_er
     const struct sl_cuda_weight *first = w[0].packed;
     for (int i = 0; i < n; i++) {
         all[i] = *(const struct sl_cuda_weight *)w[i].packed;
-        if (all[i].code_kind != first->code_kind || all[i].scale_kind != first->scale_kind ||
-            all[i].min_kind != first->min_kind || all[i].group != first->group) {
+        if (!one_form(&all[i], first)) {
             free(all);
             return sl_err_set(err, SL_EUNSUPPORTED,
-                              "experts of one layer in different formats do not run on a GPU");
+                              "experts of one layer in different formats do not run on a GPU; "
+                              "run this model on CPUs");
         }
     }
     w[0].group = sl_cuda_alloc(b, (size_t)n * sizeof *all, err);
