@@ -24,7 +24,8 @@ size_t sl_cuda_stream_scratch(int sms, int64_t max_cols);
 
 /* As sl_backend_ops.matmul, for 0 <= n <= SL_DECODE_ROWS_MAX; the weights are
  * p[i].w->packed (struct sl_cuda_weight). A row's bits do not depend on the
- * others, nor on n within n <= 8 and within n > 8. */
+ * others, nor on n within n <= 8 (fewer
+ * where the rows do not fit into shared memory) and above. */
 void sl_cuda_stream_matmul(struct sl_cuda *c, const void *x, int n, const struct sl_product *p,
                            int n_products);
 /* As sl_backend_ops.gate_up, for 0 <= n <= SL_DECODE_ROWS_MAX. */

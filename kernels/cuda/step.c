@@ -58,7 +58,7 @@ static int arrays(struct sl_cuda_step *s, const struct sl_backend_limits *l, str
 size_t sl_cuda_step_bytes(const struct sl_backend_limits *l)
 {
     struct sl_cuda_step s;
-    struct array a[20];
+    struct array a[20] = {0};
     int n = arrays(&s, l, a);
     size_t sum = blob_words(l) * sizeof(int32_t) + 256;
     for (int i = 0; i < n; i++) sum += (a[i].bytes + 255) / 256 * 256 + 256;
@@ -69,7 +69,7 @@ int sl_cuda_step_open(struct sl_cuda_backend *g, struct sl_err *err)
 {
     const struct sl_backend_limits *l = &g->limits;
     struct sl_cuda_step *s = &g->c.step;
-    struct array a[20];
+    struct array a[20] = {0};
     struct sl_backend b = {.cuda = g};
     int n = arrays(s, l, a);
     s->max_blocks = l->max_blocks;
