@@ -15,7 +15,7 @@
 #include "model/chat.h"
 #include "model/tokenizer.h"
 
-#define LOGIT_ROWS 64 /* rows of logits that a last stage may hold at one time */
+#define LOGIT_ROWS 128 /* rows of logits that a last stage may hold at one time */
 
 /* ---- effects --------------------------------------------------------------------------------- */
 

@@ -55,7 +55,8 @@ static const sl_moe_kernels *kernels_for(const struct sl_cuda_weight *w)
 static bool same_form(const struct sl_cuda_weight *a, const struct sl_cuda_weight *b)
 {
     return a->code_kind == b->code_kind && a->scale_kind == b->scale_kind &&
-           a->min_kind == b->min_kind && a->group == b->group && a->offset == b->offset;
+           a->min_kind == b->min_kind && a->group == b->group && a->offset == b->offset &&
+           !a->order == !b->order;
 }
 
 /* ---- the plan -------------------------------------------------------------------------------- */
