@@ -22,7 +22,7 @@ NODES = """\
     devices: [{cpu: 1}]
 """
 HELLO, LOAD, PROGRESS, REPORT, FAIL = 1, 2, 3, 7, 8  # of sluice.ctl.Message
-VERSION = 2  # SL_CTL_VERSION
+VERSION = 3  # SL_CTL_VERSION
 
 
 def message(number, body):
