@@ -18,7 +18,7 @@
  * number, or on the number of threads: a prompt gives the same bits alone, in a batch, in chunks
  * and on any number of stages. cuda: the same sequence of calls gives the same bits, on one stage
  * or several; up to SL_DECODE_ROWS_MAX rows a row's result does not depend on the others' content
- * (kernels change with the number of rows: up to 8, up to SL_DECODE_ROWS_MAX, more). Of every
+ * (kernels change with the number of rows: kernels/cuda/README.md). Of every
  * backend:
  *  - no allocation after sl_backend_create / load except a scratch that grows to the largest call
  * seen (cuda: never; what it needs is in scratch_bytes);
