@@ -37,7 +37,7 @@ static const struct sl_conf_row rows[] = {
     {SL_CONF_INT, "-t --threads", "N", AT(threads), "use only the first N of them", 1,
      SL_SESSION_THREADS_MAX},
     {SL_CONF_STRING, "--backend", "ROW", AT(backend),
-     "kernels: cpu (best), ref, portable, avx2, avx512, amx", 0, 0},
+     "kernels: cuda:N (a card), cpu (best), ref, portable, avx2, avx512, amx", 0, 0},
     {SL_CONF_STRING, "--memory", "BYTES", AT(memory),
      "limit for weights and KV cache (default: what is free)", 0, 0},
     {SL_CONF_STRING, "--transports", "LIST", AT(transports),

@@ -36,7 +36,7 @@ struct sl_session_options {
     {SL_CONF_INT, "--stages -pp --pipeline-parallel-size", "N", offsetof(T, session.stages),       \
      "cut the model into N stages in this process (default 1)", 1, SL_DEVICES_MAX},                \
     {SL_CONF_STRING, "--backend", "ROW", offsetof(T, session.backend),                             \
-     "kernels: cpu (best), ref, portable, avx2, avx512, amx", 0, 0},                               \
+     "kernels: cuda:N (a card), cpu (best), ref, portable, avx2, avx512, amx", 0, 0},              \
     {SL_CONF_INT, "-c --context --ctx-size --max-model-len", "N", offsetof(T, session.context),    \
      "longest sequence in tokens (default: the model's)", 1, 1 << 24},                             \
     {SL_CONF_INT, "-np --parallel --max-num-seqs", "N", offsetof(T, session.sequences),            \
@@ -46,7 +46,7 @@ struct sl_session_options {
     {SL_CONF_INT, "--micro-batches", "N", offsetof(T, session.micro_batches),                      \
      "micro-batches in flight (default: planned)", 1, 64},                                         \
     {SL_CONF_STRING, "--kv-format -ctk --kv-cache-dtype", "TYPE", offsetof(T,                      \
-     session.kv_format), "auto, f32, f16 or bf16", 0, 0},                                          \
+     session.kv_format), "auto, f32, f16, bf16, or fp8 on cards", 0, 0},                           \
     {SL_CONF_STRING, "--memory", "BYTES", offsetof(T, session.memory),                             \
      "limit for weights and KV of each stage, e.g. 4GiB", 0, 0},                                   \
     {SL_CONF_LIST, "--lora --lora-modules", "NAME=PATH", offsetof(T, session.lora),                \

@@ -16,7 +16,7 @@
 #define QUEUE_MAX 65536          /* requests that wait */
 #define CONTEXT_MAX (1 << 30)    /* tokens */
 #define MICRO_BATCHES_MAX 128    /* in flight */
-#define CHUNK_MAX 512            /* tokens: rows of a micro-batch */
+#define CHUNK_MAX 4096           /* tokens: rows of a micro-batch on a card */
 #define LINKS_MAX 1024
 #define GPUS_MAX 64 /* cards of one node */
 
