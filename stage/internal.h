@@ -11,8 +11,9 @@
 #include "stage/sample.h"
 #include "stage/stage.h"
 
-#define SL_STAGE_BERTHS 6 /* micro-batches in a card's memory: coming, waiting, at work, leaving   \
-                           */
+#define SL_STAGE_BERTHS                                                                            \
+    6 /* micro-batches in a card's memory: coming, waiting, at work, leaving                       \
+       */
 #define SL_STAGE_SMALL_MAX (64u << 20) /* bytes of norms, biases and tables of one stage */
 /* Rows that go through the output matrix together: on the host, on a device. */
 #define SL_LOGIT_ROWS 32

@@ -13,8 +13,9 @@ extern "C" {
 
 #define SL_CUDA_GRAPHS_MAX 64            /* shapes of steps that are kept recorded */
 #define SL_CUDA_PINNED_BYTES (16u << 20) /* of one of the two buffers that weights come through */
-#define SL_CUDA_RESERVE_BYTES (512ull << 20) /* of a card that are left to the driver and others   \
-                                              */
+#define SL_CUDA_RESERVE_BYTES                                                                      \
+    (512ull << 20) /* of a card that are left to the driver and others                             \
+                    */
 
 /* One device allocation, given out from the front; what loading needs for a moment comes from the
  * back. */

@@ -1,4 +1,5 @@
-/* gpu.h - what tests of the CUDA backend share: a device, its memory, random numbers, comparison. */
+/* gpu.h - what tests of the CUDA backend share: a device, its memory, random numbers, comparison.
+ */
 #ifndef SL_TESTS_GPU_GPU_H
 #define SL_TESTS_GPU_GPU_H
 
